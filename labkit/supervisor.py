@@ -1,0 +1,281 @@
+"""The processes that own an engine: whatever the engine forks ends with it, however anything dies.
+
+    kernel or ./lab  --pipe-->  watcher  --pipe-->  keeper  -->  engine  -->  workers ...
+
+Watcher and keeper are one small program run twice. Both are child subreapers (prctl(2), PR_SET_CHILD_SUBREAPER), so that
+a worker whose parent died becomes theirs, even one in a session of its own. Each notices the other's death through a
+pipe: a killed keeper leaves its orphans to the watcher, a killed watcher makes the keeper end the engine. With owner
+"kernel" the watcher also holds a pipe from the notebook kernel and ends everything when that closes; SIGKILL closes
+pipes too, which is why this works where atexit handlers and signals do not.
+
+Covers: starting the engine, ending its whole tree, writing down which processes there are and how it ended.
+Does not cover: ports, readiness, logs, memory: see `server`. Both guards killed in the same instant leave the engine to
+the kernel's parent-death signal (SIGTERM to the engine's first process); `./lab ps` then shows what is left.
+
+Run as a script by path, standard library only, so that it starts in milliseconds and needs no environment:
+    python -I supervisor.py SPEC.json [FD]
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+SET_CHILD_SUBREAPER, SET_PDEATHSIG = 36, 1
+TICK_SECONDS = 1.0
+"""How often the guards look round without being woken; signals and closing pipes wake them at once."""
+SWEEP_SECONDS = 0.05
+HURRY_SECONDS = 3.0
+"""The grace when the owner, the watcher or the engine's first process is gone."""
+LINGER_SECONDS = 1.0
+OWNER_GONE = signal.SIGUSR1
+REQUESTS = {signal.SIGTERM: "stopped", OWNER_GONE: "owner gone"}
+"""Signals to the keeper, and the reason each stands for."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to run: an argument list, where its output goes, where the guards write, how long SIGTERM gets to work."""
+
+    command: list[str]
+    folder: str
+    stdout: str
+    stderr: str
+    grace_seconds: float = 20.0
+
+    def path(self, name: str) -> Path:
+        """A file of this server's own folder."""
+        return Path(self.folder) / name
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a server ended. `code` is the engine's exit code (negative: that signal), None if nobody saw it.
+
+    `reason`: "exited" by itself, "stopped" on request, "owner gone" (kernel died), "watcher died", "keeper died" or
+    "not started". `killed` counts processes that SIGTERM did not end. Times are seconds since the epoch.
+    """
+
+    code: int | None
+    reason: str
+    ended_at: float
+    seconds: float = 0.0
+    killed: int = 0
+    error: str = ""
+
+
+def descendants(root: int) -> list[int]:
+    """All live processes below `root`, by the parent links of /proc; zombies are not counted."""
+    children: dict[int, list[int]] = {}
+    for pid, parent, state, _, _ in process_table():
+        if state != "Z":
+            children.setdefault(parent, []).append(pid)
+    found, front = [], [root]
+    while front:
+        front = [child for parent in front for child in children.get(parent, [])]
+        found += front
+    return found
+
+
+def process_table() -> list[tuple[int, int, str, int, int]]:
+    """(pid, parent, state letter, session, start time in clock ticks since boot) of every process that can be read."""
+    rows = []
+    for entry in os.listdir("/proc"):
+        row = process_row(int(entry)) if entry.isdigit() else None
+        if row:
+            rows.append(row)
+    return rows
+
+
+def process_row(pid: int) -> tuple[int, int, str, int, int] | None:
+    """One row of `process_table`, None if there is no such process. The name may hold spaces: fields count from ')'."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()
+    return pid, int(fields[1]), fields[0], int(fields[3]), int(fields[19])
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write beside and rename: a reader sees the old text or the new one."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content))
+    os.replace(draft, path)
+
+
+class Guard:
+    """The part that watcher and keeper share: subreaper, signals as bytes in a pipe, one child, one lifeline."""
+
+    def __init__(self, spec: Spec, lifeline: int | None) -> None:
+        self.spec, self.lifeline = spec, lifeline
+        self.request = ""
+        self.child_status: int | None = None
+        self._wake, wake_write = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake_write, False)
+        _prctl(SET_CHILD_SUBREAPER, 1)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (*REQUESTS, signal.SIGCHLD):
+            signal.signal(number, self._signalled)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self.request = self.request or REQUESTS.get(number, "")
+
+    def reap(self, child: int) -> None:
+        """Collect every dead child; remember the status of the one that counts."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == child:
+                self.child_status = os.waitstatus_to_exitcode(status)
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until something happens or `seconds` have passed; True if the lifeline closed."""
+        watched = [self._wake] + ([self.lifeline] if self.lifeline is not None else [])
+        ready, _, _ = select.select(watched, [], [], seconds)
+        if self._wake in ready:
+            os.read(self._wake, 4096)
+        return self.lifeline in ready and os.read(self.lifeline, 1) == b"" if self.lifeline is not None else False
+
+    def sweep(self, child: int) -> int:
+        """Kill everything below until nothing is left; returns how many had to be killed."""
+        killed: set[int] = set()
+        while left := descendants(os.getpid()):
+            for pid in left:
+                _send(pid, signal.SIGKILL)
+            killed.update(left)
+            time.sleep(SWEEP_SECONDS)
+            self.reap(child)
+        return len(killed)
+
+
+def keep(spec: Spec, lifeline: int) -> None:
+    """The keeper: start the engine, wait for a reason to end it, end its tree, write down how it went."""
+    guard = Guard(spec, lifeline)
+    guardian = os.getppid()
+    try:
+        engine = _start(spec)
+    except OSError as error:
+        write_json(spec.path("exit.json"), asdict(Exit(None, "not started", time.time(), error=str(error))))
+        return
+    pids = {"watcher": guardian, "keeper": os.getpid(), "engine": engine}
+    started = {f"{who}_started": (process_row(pid) or (0,) * 5)[4] for who, pid in pids.items()}
+    write_json(spec.path("pids.json"), pids | started)
+    reason = ""
+    while not reason:
+        closed = guard.wait(TICK_SECONDS)
+        guard.reap(engine)
+        if guard.child_status is not None:
+            reason = "exited"
+        elif closed:
+            reason = "watcher died"
+        else:
+            reason = guard.request
+    ended = end(guard, engine, reason)
+    write_json(spec.path("exit.json"), asdict(ended))
+
+
+def end(guard: Guard, engine: int, reason: str) -> Exit:
+    """SIGTERM to the engine's first process, a grace for its tree to go, then SIGKILL to what is left.
+
+    The grace is the spec's when somebody asked for a stop; with nobody waiting any more it is short.
+    """
+    started = time.monotonic()
+    lingering = False
+    if guard.child_status is None:
+        _send(engine, signal.SIGTERM)
+    guard.lifeline = None  # it may have closed: waiting for it again would return at once
+    grace = guard.spec.grace_seconds if reason == "stopped" else HURRY_SECONDS
+    deadline = started + grace
+    while descendants(os.getpid()) and time.monotonic() < deadline:
+        if guard.child_status is not None and not lingering:  # the first process is gone: its workers get a moment to follow
+            lingering, deadline = True, min(deadline, time.monotonic() + LINGER_SECONDS)
+        guard.wait(SWEEP_SECONDS)
+        guard.reap(engine)
+    killed = guard.sweep(engine)
+    guard.reap(engine)
+    return Exit(guard.child_status, reason, time.time(), round(time.monotonic() - started, 3), killed)
+
+
+def watch(spec: Spec, lifeline: int | None) -> None:
+    """The watcher: start the keeper, pass on requests to stop, and clean up after a keeper that was killed."""
+    read_end, write_end = os.pipe()
+    keeper = os.fork()
+    if keeper == 0:
+        os.close(write_end)
+        signal.set_wakeup_fd(-1)
+        keep(spec, read_end)
+        os._exit(0)
+    os.close(read_end)
+    guard = Guard(spec, lifeline)
+    while guard.child_status is None:
+        if guard.wait(TICK_SECONDS):
+            guard.lifeline = None
+            _send(keeper, OWNER_GONE)
+        if guard.request:
+            guard.request = ""
+            _send(keeper, signal.SIGTERM)
+        guard.reap(keeper)
+    _conclude(spec, guard, keeper)
+
+
+def _conclude(spec: Spec, guard: Guard, keeper: int) -> None:
+    """Kill what the keeper left and, if it did not live to write down the end, do so."""
+    started = time.monotonic()
+    killed = guard.sweep(keeper)
+    record = spec.path("exit.json")
+    if not record.exists():
+        write_json(record, asdict(Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed)))
+
+
+def _start(spec: Spec) -> int:
+    """Fork the engine in its own session, with SIGTERM as its parent-death signal; returns its pid."""
+    with open(spec.stdout, "ab") as out, open(spec.stderr, "ab") as err:
+        process = subprocess.Popen(
+            spec.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True, preexec_fn=_die_with_parent
+        )
+    process.returncode = 0  # the guard reaps: Popen must not warn or wait
+    return process.pid
+
+
+def _die_with_parent() -> None:
+    _prctl(SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def main(arguments: list[str]) -> None:
+    spec = Spec(**json.loads(Path(arguments[0]).read_text()))
+    watch(spec, int(arguments[1]) if len(arguments) > 1 else None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
