@@ -1,0 +1,71 @@
+"""What the server layer has to know of an engine: data only. The engines themselves are in `engines/`.
+
+Covers: how to start one, how its log reads, how to tell that it works.
+Does not cover: processes (`server`), environments (`runtimes`), the flags of a particular engine.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from .logs import Explanation, Stage
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One kind of server. Patterns are regular expressions over its log; paths are below http://127.0.0.1:PORT."""
+
+    name: str
+    title: str
+    runtime: str
+    module: tuple[str, ...]
+    port_variable: str
+    key_variable: str
+    stages: tuple[Stage, ...]
+    explanations: tuple[Explanation, ...]
+    health: str = "/health"
+    probe: str = "/v1/completions"
+    """Where one token is asked for before a server counts as ready; "" for servers that have no model."""
+    kv_tokens: str = ""
+    """One group: the tokens that fit in the KV cache, with thousands separators."""
+    grace_seconds: float = 20.0
+    environment: dict[str, str] = field(default_factory=dict)
+    cpu_environment: dict[str, str] = field(default_factory=dict)
+    cpu_flags: dict[str, object] = field(default_factory=dict)
+
+    def stage_at(self, text: str, current: int) -> int:
+        """The index of the latest stage that `text` shows to have begun, at least `current`."""
+        for index in range(len(self.stages) - 1, current, -1):
+            if re.search(self.stages[index].pattern, text):
+                return index
+        return current
+
+    def kv_cache_tokens(self, log: str) -> int | None:
+        """Tokens of KV cache as the engine itself reports them, None if the log does not say."""
+        match = re.search(self.kv_tokens, log) if self.kv_tokens else None
+        return int(match.group(1).replace(",", "")) if match else None
+
+
+def flags(options: dict[str, object]) -> list[str]:
+    """Python keywords as command line flags, in order.
+
+    max_model_len=1024 becomes --max-model-len 1024; True a bare flag; None and False are left out (say `no_x=True` for a
+    --no-x flag); a list is repeated behind one flag; a dict becomes JSON, as vLLM wants its structured settings.
+    """
+    import json
+
+    words: list[str] = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if value is None or value is False:
+            continue
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, dict):
+            words += [flag, json.dumps(value)]
+        elif isinstance(value, (list, tuple)):
+            words += [flag, *map(str, value)]
+        else:
+            words += [flag, str(value)]
+    return words
