@@ -1,0 +1,178 @@
+"""The engines: `serve` starts one, `attach` finds a running one. What differs between engines is data in their modules.
+
+Used by notebooks 03, 04 and 05 and by `./lab up`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from .. import runtimes
+from ..course_model import make
+from ..engine import Engine, flags
+from ..errors import LabError, NotRunning, ProfileError, SettingError
+from ..profiles import Profile, profile, profiles
+from ..registry import Entry, Record, device_kind, entries
+from ..server import Server, StopReport, start
+from ..settings import Settings, settings
+from . import vllm
+
+ENGINES: dict[str, Engine] = {vllm.ENGINE.name: vllm.ENGINE}
+HUB_VARIABLES = {"vllm": "VLLM_USE_MODELSCOPE"}
+
+
+def serve(
+    engine: str,
+    model: str | Path | Profile = "auto",
+    *,
+    port: int | None = None,
+    owner: str | None = None,
+    wait: bool = True,
+    timeout: float = 1800.0,
+    use_modelscope: bool = False,
+    extra: list[str] | None = None,
+    **options: object,
+) -> Server:
+    """Start `engine` ("vllm") with `model` on 127.0.0.1 and return when it answers; if it runs already, attach to it.
+
+    `model` is a profile's name, a folder, or a hub's id (`use_modelscope` takes that from ModelScope). Every other keyword is
+    a flag of the engine, spelt with underscores: max_model_len=8192, gpu_memory_utilization=0.9, max_num_seqs=64,
+    max_num_batched_tokens, tensor_parallel_size, pipeline_parallel_size, dtype, kv_cache_dtype, quantization,
+    chat_template, reasoning_parser, enable_lora=True, lora_modules=["name=path"], load_format="dummy", host="0.0.0.0" (then
+    the whole network can reach it; the default is this machine alone). `extra` is passed through unchanged.
+    A profile brings its own max_model_len and reasoning parser; say None to leave one out.
+
+    `owner` "kernel" ends the server with this process, "lab" lets it outlive it (default: LABKIT_OWNER). `wait=False`
+    returns at once. Prints the exact command line. Raises `LabError` children: before anything starts for an unknown
+    engine, profile or folder, a busy port, a missing environment; `StartFailed` when the engine exits.
+    """
+    kind, where = _engine(engine), settings()
+    chosen = _chosen(model)
+    source, defaults = _source(chosen, where)
+    served = options.pop("served_model_name", None) or (chosen.served_name if isinstance(chosen, Profile) else Path(source).name)
+    device = device_kind()
+    number = port or where.ports[kind.name]
+    words = {"served_model_name": served, "host": "127.0.0.1", "port": number} | defaults | (kind.cpu_flags if device == "cpu" else {}) | options
+    python = runtimes.python(kind.runtime)
+    command = [str(python), "-m", *kind.module, source, *flags(words), *(extra or [])]
+    environment = _environment(kind, device, local=Path(source).is_dir(), use_modelscope=use_modelscope)
+    server = _running(kind, command)
+    if server is None:
+        record = _record(kind, where, command, environment, owner=owner or where.owner, device=device, port=number, model=str(served), source=source)
+        server = start(kind, record, {**where.cache_environment(), **environment, kind.key_variable: where.key(kind.name)})
+        _announce(record, source)
+    return server.wait(timeout) if wait else server
+
+
+def attach(name: str) -> Server:
+    """The running server `name` ("vllm"), started by whichever notebook or terminal. Raises `NotRunning` if there is none."""
+    entry = Entry(name)
+    record = entry.record
+    if record is None or not entry.status().alive:
+        raise NotRunning(f"No server {name!r} runs here ({entry.status().note}).", f"./lab up {name}, or labkit.serve({name!r}).")
+    return Server(ENGINES[record.engine], entry)
+
+
+def running() -> list[Server]:
+    """All servers of this kit that have live processes."""
+    found = [(entry, entry.record) for entry in entries()]
+    return [Server(ENGINES[record.engine], entry) for entry, record in found if record and entry.status().alive]
+
+
+def shutdown() -> list[StopReport]:
+    """Stop every running server of this kit; each report says what came back."""
+    return [server.stop() for server in running()]
+
+
+def _engine(name: str) -> Engine:
+    if name not in ENGINES:
+        raise SettingError(f"There is no engine {name!r}.", f"Use one of: {', '.join(ENGINES)}.")
+    return ENGINES[name]
+
+
+def _chosen(model: str | Path | Profile) -> str | Path | Profile:
+    """A profile where `model` is one or names one, else `model` itself."""
+    if isinstance(model, str) and (model == "auto" or model in profiles()):
+        return profile(model)
+    return model
+
+
+def _source(model: str | Path | Profile, where: Settings) -> tuple[str, dict[str, Any]]:
+    """(folder or hub id, the flags that a profile brings). Raises `ProfileError` for a folder that is no model."""
+    if isinstance(model, Profile):
+        folder = model.folder(where)
+        if model.local:
+            make(model, folder)
+        if not (folder / "config.json").exists():
+            raise ProfileError(f"{model.name} is not at {folder}.", f'labkit.download("{model.name}") fetches it (notebook 02).')
+        brought = {"max_model_len": model.max_model_len, "reasoning_parser": model.reasoning_parser}
+        return str(folder), brought | ({"load_format": "dummy"} if model.weights == "dummy" else {})
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ProfileError(f"{path} has no config.json: it is no model folder.", "Give the folder that holds config.json and the weights.")
+        return str(path.absolute()), {}
+    if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
+        raise ProfileError(f"There is no folder {path}.", "Check the path; labkit.download puts a course model in its place.")
+    if str(model).count("/") != 1:
+        raise ProfileError(f"{model!r} is no profile, no folder and no hub id.", f"Profiles: auto, {', '.join(profiles())}; an id looks like org/name.")
+    return str(model), {}
+
+
+def _environment(kind: Engine, device: str, *, local: bool, use_modelscope: bool) -> dict[str, str]:
+    """What the engine gets besides this process's own environment, the caches' folders and the key."""
+    words = kind.environment | (kind.cpu_environment if device == "cpu" else {})
+    if local:
+        words["HF_HUB_OFFLINE"] = "1"  # a folder needs no hub, and a slow hub must not hold up the start
+    if use_modelscope and not local:
+        words[HUB_VARIABLES[kind.name]] = "True"
+    return words
+
+
+def _running(kind: Engine, command: list[str]) -> Server | None:
+    """The server that already runs this very command, so that a cell can be run again."""
+    entry = Entry(kind.name)
+    record = entry.record
+    return Server(kind, entry) if record and record.command == command and entry.status().state in ("starting", "ready") else None
+
+
+def _record(kind: Engine, where: Settings, command: list[str], environment: dict[str, str], **rest: Any) -> Record:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    key_file = where.key_file(kind.name)
+    shown_environment = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+    shown = " ".join([*shown_environment, f'{kind.key_variable}="$(cat {shlex.quote(str(key_file))})"', shlex.join(command)])
+    folder = where.logs / kind.name
+    return Record(
+        name=kind.name,
+        engine=kind.name,
+        command=command,
+        shown=shown,
+        key_file=str(key_file),
+        out=str(folder / f"{stamp}.out.log"),
+        err=str(folder / f"{stamp}.err.log"),
+        **rest,
+    )
+
+
+def _announce(record: Record, source: str) -> None:
+    """The command as one could paste it, and what config.json says about quantisation."""
+    print(record.shown, flush=True)
+    quantised = _quantisation(Path(source) / "config.json")
+    if quantised:
+        print(f"checkpoint: quantised, {quantised} (from its config.json; no flag is needed)", flush=True)
+
+
+def _quantisation(config: Path) -> str:
+    """The quantization_config of a checkpoint in a few words, "" without one."""
+    try:
+        settings_found = json.loads(config.read_text()).get("quantization_config") or {}
+    except (OSError, ValueError):
+        return ""
+    return ", ".join(f"{name} {settings_found[name]}" for name in ("quant_method", "bits", "activation_scheme") if name in settings_found)
+
+
+__all__ = ["ENGINES", "LabError", "Server", "attach", "running", "serve", "shutdown"]

@@ -1,0 +1,112 @@
+"""vLLM's data against whole logs of real starts and against the failures as vLLM words them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labkit.engine import Engine, flags
+from labkit.engines.vllm import ENGINE, EXPLANATIONS
+from labkit.logs import explain
+
+DATA = Path(__file__).with_name("data")
+
+
+def stages_of(engine: Engine, log: str) -> list[str]:
+    current, names = 0, [engine.stages[0].name]
+    for line in log.splitlines():
+        index = engine.stage_at(line, current)
+        if index != current:
+            current = index
+            names.append(engine.stages[index].name)
+    return names
+
+
+def test_a_gpu_start_shows_every_stage_in_order() -> None:
+    log = (DATA / "vllm-0.26.0-h200.log").read_text()
+    every = [stage.name for stage in ENGINE.stages]
+    assert stages_of(ENGINE, log) == [name for name in every if name != "capturing CUDA graphs"]  # its bar went to standard error
+
+
+def test_a_cpu_start_shows_its_stages() -> None:
+    log = (DATA / "vllm-0.32.0-cpu.log").read_text()
+    assert stages_of(ENGINE, log) == [stage.name for stage in ENGINE.stages if stage.cpu_seconds]
+
+
+@pytest.mark.parametrize(("file", "tokens"), [("vllm-0.26.0-h200.log", 814_112), ("vllm-0.32.0-cpu.log", 1_048_576)])
+def test_the_kv_cache_is_read_from_the_log(file: str, tokens: int) -> None:
+    assert ENGINE.kv_cache_tokens((DATA / file).read_text()) == tokens
+
+
+FAILURES = {
+    "vllm: error: unrecognized arguments: --max-modle-len 1024": ("--max-modle-len 1024", "spelling"),
+    "vllm serve: error: argument --dtype: invalid choice: 'float8' (choose from 'auto', 'half')": ("--dtype cannot be float8", "'auto', 'half'"),
+    "main.py serve: error: argument --port: invalid int value: 'x'": ("--port: invalid int value: 'x'", "value"),
+    "Value error, User-specified max_model_len (4096) is greater than the derived max_model_len (max_position_embeddings=2048.0 or": (
+        "4096 tokens) is longer than the one the model was made for (2048)",
+        "max_model_len",
+    ),
+    "ValueError: To serve at least one request with the model's max seq len (131072), (18.0 GiB KV cache is needed, which is larger than the "
+    "available KV cache memory (3.51 GiB). Based on the available memory, the estimated maximum model length is 25552. Try": (
+        "131072 tokens needs 18.0 GiB of KV cache, and 3.51",
+        "25552",
+    ),
+    "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`": ("no memory is left", "gpu_memory_utilization"),
+    "ValueError: Free memory on device cuda:0 (3.1/139.8 GiB) on startup is less than desired GPU memory utilization (0.92, 128.62 GiB).": (
+        "3.1 of 139.8 GiB are free",
+        "nvidia-smi",
+    ),
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.": ("ran out of memory", "gpu_memory_utilization"),
+    "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has compute capability 7.5.": (
+        "compute capability 8.0",
+        "half",
+    ),
+    "RuntimeError: The NVIDIA driver on your system is too old (found version 12040).": ("too old", "CUDA 12 list"),
+    "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': './no/such/model'. Use `repo_type`": (
+        "no model at ./no/such/model",
+        "notebook 02",
+    ),
+    "HFValidationError: Repo id must use alphanumeric chars, '-', '_' or '.'. The name cannot start or end with '-' or '.': './no-such-model'.": (
+        "no model at ./no-such-model",
+        "notebook 02",
+    ),
+    "LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder for the specified revision on the local disk and outgoing": (
+        "not in the cache",
+        "use_modelscope",
+    ),
+    "safetensors_rust.SafetensorError: Error while deserializing header: InvalidHeaderDeserialization": ("damaged", "labkit.verify"),
+    "Value error, Cannot find the config file for awq [type=value_error": ("quantization=awq", "config.json"),
+    "AssertionError: Not enough allowed NUMA nodes to bind threads of 2 local CPUWorkers.": ("NUMA node", "tensor_parallel_size"),
+    "ValueError: Total number of attention heads (32) must be divisible by tensor parallel size (3).": ("32 attention heads", "divides"),
+    "ValueError: LoRA rank 64 is greater than max_lora_rank 16.": ("rank 64", "max_lora_rank=64"),
+    "ImportError: libnuma.so.1: cannot open shared object file: No such file": ("libnuma", "apt-get install -y libnuma1"),
+    "OSError: [Errno 98] Address already in use": ("port was taken", "ss -ltnp"),
+    "OSError: [Errno 28] No space left on device": ("disk is full", "df -h"),
+}
+
+
+@pytest.mark.parametrize("line", FAILURES)
+def test_each_failure_is_explained(line: str) -> None:
+    log = f"(EngineCore pid=7) INFO 11-21 08:00:00 [core.py:1] begin\n(EngineCore pid=7) {line}\nRuntimeError: Engine core initialization failed.\n"
+    verdict = explain(log, EXPLANATIONS)
+    cause, fix = FAILURES[line]
+    assert cause in verdict.cause and fix in verdict.fix and verdict.line == line
+
+
+def test_every_explanation_is_shown_by_a_failure_above_or_is_rare() -> None:
+    import re
+
+    rare = {r"trust_remote_code=True", r"World size", "Failed to infer", "invalid literal", "does not appear"}
+    unseen = [e.pattern for e in EXPLANATIONS if not any(re.search(e.pattern, line) for line in FAILURES)]
+    assert all(any(pattern.startswith(start) for start in rare) for pattern in unseen), unseen
+
+
+def test_an_unknown_failure_gives_the_last_alarming_line() -> None:
+    log = "INFO fine\nValueError: something new happened\n  File \"x.py\", line 3\nnanobind: leaked 3 instances\n"
+    assert explain(log, EXPLANATIONS).line == "ValueError: something new happened"
+
+
+def test_flags_are_spelt_as_on_a_command_line() -> None:
+    words = flags({"max_model_len": 1024, "enable_lora": True, "dtype": None, "quiet": False, "lora_modules": ["a=/x", "b=/y"], "override": {"a": 1}})
+    assert words == ["--max-model-len", "1024", "--enable-lora", "--lora-modules", "a=/x", "b=/y", "--override", '{"a": 1}']
