@@ -1,0 +1,214 @@
+"""The command line, `./lab`: one line of help and one function for each word; the work is done elsewhere.
+
+A `LabError` is printed as its two sentences and ends with exit code 1; anything else is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .errors import LabError
+from .profiles import profiles
+
+if TYPE_CHECKING:
+    from .server import Server
+
+EPILOG = """\
+first time       ./lab doctor          what this machine is and what to put right
+                 ./lab run 01 02 03    the course, from notebook 01 on (makes what it needs; minutes)
+every day        ./lab up vllm         serve a model that stays up; then ps, logs, down
+第一次：./lab doctor 看机器，./lab run 01 02 03 跑课程；平时：./lab up vllm，然后 ps、logs、down。
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    chosen, rest = parser.parse_known_args(arguments)
+    if rest and not chosen.takes_rest:
+        parser.error(f"unknown: {' '.join(rest)}")
+    chosen.rest = [word for word in rest if word != "--"]
+    try:
+        return int(chosen.action(chosen) or 0)
+    except LabError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./lab", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(takes_rest=False)
+    words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
+
+    run = _word(words, "run", _run, "run notebooks from the first cell to the last · 运行课程")
+    run.add_argument("notebooks", nargs="*", metavar="NN", help="01 02 03; all of them if none is named")
+    run.add_argument("--profile", default="auto", help=f"course model: auto, {', '.join(profiles())}")
+    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value for the parameters cell")
+    run.add_argument("--out", default="runs", help="folder for executed notebooks, HTML and summary.json")
+    run.add_argument("--keep-going", action="store_true", help="go on with the next notebook after a failure")
+    run.add_argument("--bless", action="store_true", help="for authors: write the check cells' outputs back into the notebooks")
+
+    test = _word(words, "test", _test, "run the tests: all, or one tier · 运行测试", takes_rest=True)
+    test.add_argument("tier", nargs="?", default="all", choices=["all", "unit", "integration", "notebooks"], help="further words go to pytest")
+
+    _word(words, "doctor", _doctor, "what this machine is, and what to put right · 检查机器")
+
+    up = _word(words, "up", _up, "start a server that stays up; further flags go to the engine · 启动服务", takes_rest=True)
+    up.add_argument("engine", help="vllm")
+    up.add_argument("model", nargs="?", default="auto", help="a profile, a folder or a hub's id")
+    up.add_argument("--port", type=int)
+    up.add_argument("--no-wait", action="store_true", help="return at once; ./lab ps tells when it is ready")
+    up.add_argument("--modelscope", action="store_true", help="take a hub id from ModelScope")
+
+    down = _word(words, "down", _down, "stop servers and see their memory come back · 停止服务")
+    down.add_argument("names", nargs="*", metavar="NAME")
+    down.add_argument("--all", action="store_true", help="every server of this kit (also without names)")
+
+    _word(words, "ps", _ps, "which servers run, from the process table · 查看服务")
+
+    logs = _word(words, "logs", _logs, "the log of a server · 查看日志")
+    logs.add_argument("name", nargs="?", default="vllm")
+    logs.add_argument("-n", "--lines", type=int, default=40)
+    logs.add_argument("-e", "--errors", action="store_true", help="standard error instead of standard output")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows (Ctrl-C ends it)")
+
+    download = _word(words, "download", _download, "fetch a course model and verify it · 下载模型")
+    download.add_argument("profile", nargs="?", default="auto")
+    download.add_argument("--source", default="modelscope", choices=["modelscope", "huggingface", "git-lfs"])
+    return parser
+
+
+def _word(
+    words: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    action: Callable[[argparse.Namespace], int | None],
+    text: str,
+    *,
+    takes_rest: bool = False,
+) -> argparse.ArgumentParser:
+    parser = words.add_parser(name, help=text, description=text)
+    parser.set_defaults(action=action, takes_rest=takes_rest)
+    return parser
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from .run import run
+
+    return run(
+        chosen.notebooks,
+        profile=chosen.profile,
+        parameters=dict(chosen.parameter),
+        out=chosen.out,
+        keep_going=chosen.keep_going,
+        bless=chosen.bless,
+    )
+
+
+def _test(chosen: argparse.Namespace) -> int:
+    from .testing import run_tests
+
+    return run_tests(chosen.tier, chosen.rest)
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    from .host import doctor
+
+    report = doctor()
+    print(report.text())
+    return report.exit_code
+
+
+def _up(chosen: argparse.Namespace) -> None:
+    from .engines import serve
+
+    server = serve(
+        chosen.engine,
+        chosen.model,
+        port=chosen.port,
+        owner="lab",
+        wait=not chosen.no_wait,
+        use_modelscope=chosen.modelscope,
+        extra=chosen.rest,
+    )
+    print(f"{server!r}\nkey in {server.key_file}\nlog {server.log}\nstop it: ./lab down {server.name}")
+
+
+def _down(chosen: argparse.Namespace) -> int:
+    from .engines import attach, running
+
+    servers = [attach(name) for name in chosen.names] if chosen.names else running()
+    if not servers:
+        print("nothing runs")
+    kept = 0
+    for server in servers:
+        report = server.stop()
+        kept += not report.returned
+        print(f"{server.name}: {report}")
+    return min(kept, 1)
+
+
+def _ps(chosen: argparse.Namespace) -> None:
+    from .registry import entries
+
+    rows = [("NAME", "STATE", "PORT", "MODEL", "OWNER", "MEMORY", "SINCE", "NOTE")]
+    for entry in entries():
+        record, status = entry.record, entry.status()
+        if record is None:
+            continue
+        since = time.strftime("%m-%d %H:%M", time.localtime(record.created_at))
+        server = _server(record.engine, entry.name)
+        memory = f"{sum(process.memory_info().rss for process in server.processes()) / 2**30:.1f} GiB" if status.alive else ""
+        state = "not answering" if status.state == "ready" and not server.answers() else status.state
+        rows.append((entry.name, state, str(record.port), record.model, record.owner, memory, since, status.note))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _logs(chosen: argparse.Namespace) -> None:
+    from .registry import Entry
+
+    record = Entry(chosen.name).record
+    if record is None:
+        raise LabError(f"No server {chosen.name!r} was ever started here.", "./lab ps lists what was.")
+    server = _server(record.engine, chosen.name)
+    print(server.logs(chosen.lines, errors=chosen.errors))
+    if chosen.follow:
+        _follow(server, errors=chosen.errors)
+
+
+def _follow(server: Server, *, errors: bool) -> None:
+    from .logs import Follower
+
+    follower = Follower([server.errors if errors else server.log])
+    follower.new()
+    while server.alive:
+        sys.stdout.write(follower.new())
+        sys.stdout.flush()
+        time.sleep(0.5)
+
+
+def _server(engine: str, name: str) -> Server:
+    from .engines import ENGINES
+    from .registry import Entry
+    from .server import Server
+
+    return Server(ENGINES[engine], Entry(name))
+
+
+def _download(chosen: argparse.Namespace) -> None:
+    from .hubs import open_hub
+
+    from . import download
+    from .profiles import profile
+
+    wanted = profile(chosen.profile)
+    with open_hub(wanted) as hub:
+        print(download(wanted, source=chosen.source, hub=hub))
