@@ -50,13 +50,17 @@ def _parser() -> argparse.ArgumentParser:
     run = _word(words, "run", _run, "run notebooks from the first cell to the last · 运行课程")
     run.add_argument("notebooks", nargs="*", metavar="NN", help="01 02 03; all of them if none is named")
     run.add_argument("--profile", default="auto", help=f"course model: auto, {', '.join(profiles())}")
-    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value for the parameters cell")
-    run.add_argument("--out", default="runs", help="folder for executed notebooks, HTML and summary.json")
+    run.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value for the parameters cell"
+    )
+    run.add_argument("--out", help="folder for executed notebooks, HTML and summary.json (default: runs/ beside notebooks/)")
     run.add_argument("--keep-going", action="store_true", help="go on with the next notebook after a failure")
     run.add_argument("--bless", action="store_true", help="for authors: write the check cells' outputs back into the notebooks")
 
     test = _word(words, "test", _test, "run the tests: all, or one tier · 运行测试", takes_rest=True)
-    test.add_argument("tier", nargs="?", default="all", choices=["all", "unit", "integration", "notebooks"], help="further words go to pytest")
+    test.add_argument(
+        "tier", nargs="?", default="all", choices=["all", "unit", "integration", "notebooks"], help="further words go to pytest"
+    )
 
     _word(words, "doctor", _doctor, "what this machine is, and what to put right · 检查机器")
 
@@ -99,13 +103,13 @@ def _word(
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from .run import run
+    from .run import RUNS, run
 
     return run(
         chosen.notebooks,
         profile=chosen.profile,
         parameters=dict(chosen.parameter),
-        out=chosen.out,
+        out=chosen.out or RUNS,
         keep_going=chosen.keep_going,
         bless=chosen.bless,
     )
@@ -204,9 +208,8 @@ def _server(engine: str, name: str) -> Server:
 
 
 def _download(chosen: argparse.Namespace) -> None:
-    from .hubs import open_hub
-
     from . import download
+    from .hubs import open_hub
     from .profiles import profile
 
     wanted = profile(chosen.profile)

@@ -112,7 +112,7 @@ def vocabulary() -> dict[str, int]:
 
 def merges() -> list[list[str]]:
     """The BPE merges: every word grows from its first byte, so a word's merges never cut into another word."""
-    pairs = {}
+    pairs: dict[tuple[str, str], None] = {}
     for word in _words():
         letters = _printable(word)
         for end in range(2, len(letters) + 1):
@@ -123,7 +123,15 @@ def merges() -> list[list[str]]:
 def _write_texts(folder: Path, profile: Profile) -> None:
     ids = vocabulary()
     special = [
-        {"id": ids[t], "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": t not in (THINK, THOUGHT)}
+        {
+            "id": ids[t],
+            "content": t,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": t not in (THINK, THOUGHT),
+        }
         for t in SPECIAL
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -172,10 +180,14 @@ def _write_weights(folder: Path, shape: Shape) -> None:
     tensors = {name: _bfloat16(tensor) for name, tensor in _tensors(shape).items()}
     names = sorted(tensors)
     shards = [names[: len(names) // 2], names[len(names) // 2 :]]
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, members in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        specs = {name: TensorSpec(dtype="bfloat16", shape=bits.shape, data_ptr=bits.ctypes.data, data_len=bits.nbytes) for name in members for bits in [tensors[name]]}
+        specs = {
+            name: TensorSpec(dtype="bfloat16", shape=bits.shape, data_ptr=bits.ctypes.data, data_len=bits.nbytes)
+            for name in members
+            for bits in [tensors[name]]
+        }
         serialize_file(specs, str(folder / file), {"format": "pt"})
         weight_map |= dict.fromkeys(members, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
@@ -221,7 +233,9 @@ def _table(shape: Shape) -> tuple[Any, Any]:
 
     ids, rows = vocabulary(), _continuations()
     if len(rows) >= shape.hidden or len(ids) > shape.vocab:
-        raise ProfileError(f"{len(rows)} words and {len(ids)} tokens do not fit hidden {shape.hidden}, vocabulary {shape.vocab}.", "Widen the shape.")
+        raise ProfileError(
+            f"{len(rows)} words and {len(ids)} tokens do not fit hidden {shape.hidden}, vocabulary {shape.vocab}.", "Widen the shape."
+        )
     units = {word: unit for unit, word in enumerate(rows, start=1)}
     embedding = np.zeros((shape.vocab, shape.hidden), np.float32)
     embedding[:, 0] = 1.0  # every other token: the unit that starts a sentence

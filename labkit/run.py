@@ -17,6 +17,7 @@ from typing import Any
 from .errors import SettingError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+RUNS = NOTEBOOKS.parent / "runs"
 KERNEL = "labkit"
 CELL_SECONDS = 3600
 CHECK_TAG = "nbval-check-output"
@@ -39,7 +40,7 @@ def run(
     *,
     profile: str = "auto",
     parameters: dict[str, str] | None = None,
-    out: str | Path = "runs",
+    out: str | Path = RUNS,
     keep_going: bool = False,
     bless: bool = False,
 ) -> int:
@@ -145,6 +146,10 @@ def _html(executed: Path) -> None:
 
 
 def _summarise(folder: Path, outcomes: list[Outcome], profile: str) -> None:
-    summary = {"profile": profile, "passed": all(outcome.passed for outcome in outcomes), "notebooks": [asdict(outcome) for outcome in outcomes]}
+    summary = {
+        "profile": profile,
+        "passed": all(outcome.passed for outcome in outcomes),
+        "notebooks": [asdict(outcome) for outcome in outcomes],
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"executed notebooks, HTML and summary.json: {folder}")

@@ -13,13 +13,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -232,12 +233,12 @@ class Server:
     def _end_processes(self, bar: Progress, started: float) -> None:
         guards = self._entry.guards()
         for guard in guards:
-            _signal(guard, supervisor.signal.SIGTERM)
+            _signal(guard, signal.SIGTERM)
         while self._entry.guards():
             bar.update(time.monotonic() - started, "waiting for its processes")
             time.sleep(POLL_SECONDS / 4)
         for pid in self._entry.processes():  # strays of guards that were killed
-            _signal(pid, supervisor.signal.SIGKILL)
+            _signal(pid, signal.SIGKILL)
         while self._entry.processes():
             bar.update(time.monotonic() - started, "killing what is left")
             time.sleep(POLL_SECONDS / 4)
@@ -309,7 +310,9 @@ class _Start:
         if not ports.listens(self.server.port, pids):
             self.server.stop()
             other = ports.listener(self.server.port)
-            raise StartFailed(f"Port {self.server.port} answers, but not from our processes: {other}.", "Stop that process, then start again.")
+            raise StartFailed(
+                f"Port {self.server.port} answers, but not from our processes: {other}.", "Stop that process, then start again."
+            )
         if self.engine.probe:
             self._ask_one_token()
 
@@ -478,7 +481,5 @@ def _open(request: urllib.request.Request | str, timeout: float):  # type: ignor
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

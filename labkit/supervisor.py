@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -38,7 +39,7 @@ HURRY_SECONDS = 3.0
 """The grace when the owner, the watcher or the engine's first process is gone."""
 LINGER_SECONDS = 1.0
 OWNER_GONE = signal.SIGUSR1
-REQUESTS = {signal.SIGTERM: "stopped", OWNER_GONE: "owner gone"}
+REQUESTS: dict[int, str] = {signal.SIGTERM: "stopped", OWNER_GONE: "owner gone"}
 """Signals to the keeper, and the reason each stands for."""
 
 
@@ -266,10 +267,8 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _send(pid: int, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def main(arguments: list[str]) -> None:

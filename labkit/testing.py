@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ["git-lfs"]
 """What tests need beside Python packages: installed by apt where that may be done, else those tests say why they skip."""
@@ -56,5 +55,3 @@ def _install_tools() -> None:
         install_tools(TOOLS)
     except LabError as error:
         print(f"{error}\nThe tests that need it are skipped.", file=sys.stderr)
-
-

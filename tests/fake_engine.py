@@ -1,6 +1,6 @@
 """A stand-in for an engine in unit tests: a real process with a real port, stages in its log, and ways to fail.
 
-    python fake_engine.py PORT [--fail LINE CODE] [--slow SECONDS] [--no-token] [--key KEY_VARIABLE]
+python fake_engine.py PORT [--fail LINE CODE] [--slow SECONDS] [--no-token] [--key KEY_VARIABLE]
 """
 
 from __future__ import annotations

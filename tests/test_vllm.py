@@ -41,7 +41,10 @@ def test_the_kv_cache_is_read_from_the_log(file: str, tokens: int) -> None:
 
 FAILURES = {
     "vllm: error: unrecognized arguments: --max-modle-len 1024": ("--max-modle-len 1024", "spelling"),
-    "vllm serve: error: argument --dtype: invalid choice: 'float8' (choose from 'auto', 'half')": ("--dtype cannot be float8", "'auto', 'half'"),
+    "vllm serve: error: argument --dtype: invalid choice: 'float8' (choose from 'auto', 'half')": (
+        "--dtype cannot be float8",
+        "'auto', 'half'",
+    ),
     "main.py serve: error: argument --port: invalid int value: 'x'": ("--port: invalid int value: 'x'", "value"),
     "Value error, User-specified max_model_len (4096) is greater than the derived max_model_len (max_position_embeddings=2048.0 or": (
         "4096 tokens) is longer than the one the model was made for (2048)",
@@ -52,7 +55,10 @@ FAILURES = {
         "131072 tokens needs 18.0 GiB of KV cache, and 3.51",
         "25552",
     ),
-    "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`": ("no memory is left", "gpu_memory_utilization"),
+    "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`": (
+        "no memory is left",
+        "gpu_memory_utilization",
+    ),
     "ValueError: Free memory on device cuda:0 (3.1/139.8 GiB) on startup is less than desired GPU memory utilization (0.92, 128.62 GiB).": (
         "3.1 of 139.8 GiB are free",
         "nvidia-smi",
@@ -103,10 +109,12 @@ def test_every_explanation_is_shown_by_a_failure_above_or_is_rare() -> None:
 
 
 def test_an_unknown_failure_gives_the_last_alarming_line() -> None:
-    log = "INFO fine\nValueError: something new happened\n  File \"x.py\", line 3\nnanobind: leaked 3 instances\n"
+    log = 'INFO fine\nValueError: something new happened\n  File "x.py", line 3\nnanobind: leaked 3 instances\n'
     assert explain(log, EXPLANATIONS).line == "ValueError: something new happened"
 
 
 def test_flags_are_spelt_as_on_a_command_line() -> None:
-    words = flags({"max_model_len": 1024, "enable_lora": True, "dtype": None, "quiet": False, "lora_modules": ["a=/x", "b=/y"], "override": {"a": 1}})
+    words = flags(
+        {"max_model_len": 1024, "enable_lora": True, "dtype": None, "quiet": False, "lora_modules": ["a=/x", "b=/y"], "override": {"a": 1}}
+    )
     assert words == ["--max-model-len", "1024", "--enable-lora", "--lora-modules", "a=/x", "b=/y", "--override", '{"a": 1}']

@@ -6,6 +6,7 @@ Used by notebooks 03, 04 and 05 and by `./lab up`.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from pathlib import Path
@@ -56,14 +57,21 @@ def serve(
     served = options.pop("served_model_name", None) or (chosen.served_name if isinstance(chosen, Profile) else Path(source).name)
     device = device_kind()
     number = port or where.ports[kind.name]
-    words = {"served_model_name": served, "host": "127.0.0.1", "port": number} | defaults | (kind.cpu_flags if device == "cpu" else {}) | options
+    words = (
+        {"served_model_name": served, "host": "127.0.0.1", "port": number}
+        | defaults
+        | (kind.cpu_flags if device == "cpu" else {})
+        | options
+    )
     python = runtimes.python(kind.runtime)
     command = [str(python), "-m", *kind.module, source, *flags(words), *(extra or [])]
     environment = _environment(kind, device, local=Path(source).is_dir(), use_modelscope=use_modelscope)
     server = _running(kind, command)
     if server is None:
-        record = _record(kind, where, command, environment, owner=owner or where.owner, device=device, port=number, model=str(served), source=source)
-        server = start(kind, record, {**where.cache_environment(), **environment, kind.key_variable: where.key(kind.name)})
+        record = _record(
+            kind, where, command, environment, owner=owner or where.owner, device=device, port=number, model=str(served), source=source
+        )
+        server = start(kind, record, {**where.cache_environment(), **_own_path(kind), **environment, kind.key_variable: where.key(kind.name)})
         _announce(record, source)
     return server.wait(timeout) if wait else server
 
@@ -114,12 +122,16 @@ def _source(model: str | Path | Profile, where: Settings) -> tuple[str, dict[str
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise ProfileError(f"{path} has no config.json: it is no model folder.", "Give the folder that holds config.json and the weights.")
+            raise ProfileError(
+                f"{path} has no config.json: it is no model folder.", "Give the folder that holds config.json and the weights."
+            )
         return str(path.absolute()), {}
     if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
         raise ProfileError(f"There is no folder {path}.", "Check the path; labkit.download puts a course model in its place.")
     if str(model).count("/") != 1:
-        raise ProfileError(f"{model!r} is no profile, no folder and no hub id.", f"Profiles: auto, {', '.join(profiles())}; an id looks like org/name.")
+        raise ProfileError(
+            f"{model!r} is no profile, no folder and no hub id.", f"Profiles: auto, {', '.join(profiles())}; an id looks like org/name."
+        )
     return str(model), {}
 
 
@@ -131,6 +143,11 @@ def _environment(kind: Engine, device: str, *, local: bool, use_modelscope: bool
     if use_modelscope and not local:
         words[HUB_VARIABLES[kind.name]] = "True"
     return words
+
+
+def _own_path(kind: Engine) -> dict[str, str]:
+    """An environment that the kit made sees only itself; one that was named may live from PYTHONPATH."""
+    return {} if os.environ.get(runtimes.VARIABLE + kind.runtime.upper()) else {"PYTHONPATH": ""}
 
 
 def _running(kind: Engine, command: list[str]) -> Server | None:

@@ -128,7 +128,9 @@ EXPLANATIONS = (
         "libnuma is not installed; vLLM's CPU build needs it.",
         "apt-get install -y libnuma1",
     ),
-    Explanation(r"invalid literal for int\(\) with base 10: ''", "VLLM_CPU_KVCACHE_SPACE is set, but empty.", "unset VLLM_CPU_KVCACHE_SPACE"),
+    Explanation(
+        r"invalid literal for int\(\) with base 10: ''", "VLLM_CPU_KVCACHE_SPACE is set, but empty.", "unset VLLM_CPU_KVCACHE_SPACE"
+    ),
     Explanation(r"No space left on device", "A disk is full.", "df -h; on AutoDL move caches to the data disk (notebook 01)."),
     Explanation(
         r"Address already in use|address already in use",
