@@ -1,0 +1,304 @@
+"""The GPUs of this machine as NVML tells of them, and a sampler that records memory, power and utilisation.
+
+Covers: what is there now (`devices`), bytes in use (`memory_used`), a background recording (`Sampler`), and without a GPU
+the same recording of a server's process tree. Does not cover: which process holds memory on a GPU (in a container NVML's
+process list is empty, and its pids are the host's), drawing (`plots`), the live view (`live`).
+
+What the numbers mean
+- Memory is NVML's v2 call where the driver has it: what is allocated, without the driver's own reserve. The older v1 call
+  counts that reserve as used: an idle H200 then reports 0.6 GiB. `Device.memory_call` says which one it was.
+- Power is no wattmeter: the driver averages it (over about 1 s on most cards since Ampere), and on A100 and H100 only
+  about a quarter of the time is measured at all (arXiv 2312.02741). Short peaks are not in it. Energy comes from the
+  card's own counter where it has one, else it is power x time.
+- PCIe throughput is left out on purpose: that one call blocks for 21 ms.
+
+Used by `host`, `memory`, `profiles`, and through `live` by notebooks 03 to 05.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .errors import SettingError
+from .recording import Recording, Track
+
+if TYPE_CHECKING:
+    import psutil
+
+MOST_HZ = 5.0
+"""Power is an average over about a second: more samples would not be more information."""
+
+LEAST_CPU_SECONDS = 0.1
+"""The kernel counts CPU time in steps of 10 ms: a share of a shorter time would be noise."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU, now. Bytes, watts, percent, degrees Celsius; None where the card does not say."""
+
+    index: int
+    name: str
+    uuid: str
+    total_bytes: int
+    used_bytes: int
+    power_watts: float | None
+    power_limit_watts: float | None
+    utilisation_percent: float | None
+    temperature: float | None
+    driver: str
+    memory_call: str = "v2"
+
+
+def devices() -> list[Device]:
+    """The GPUs that this process may see, in NVML's order; [] without a GPU or a driver. Raises nothing."""
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    driver = str(_ask(nvml, nvml.nvmlSystemGetDriverVersion) or "")
+    return [_device(nvml, index, handle, driver) for index, handle in enumerate(_handles(nvml))]
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version, such as "580.159.04"; "" without one."""
+    nvml = _nvml()
+    return str(_ask(nvml, nvml.nvmlSystemGetDriverVersion) or "") if nvml else ""
+
+
+def memory_used() -> list[int]:
+    """Bytes in use per GPU, in the order of `devices()`; [] without one."""
+    nvml = _nvml()
+    return [_memory(nvml, handle)[1] for handle in _handles(nvml)] if nvml else []
+
+
+def _device(nvml: Any, index: int, handle: Any, driver: str) -> Device:
+    total, used, call = _memory(nvml, handle)
+    return Device(
+        index=index,
+        name=str(_ask(nvml, nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU"),
+        uuid=str(_ask(nvml, nvml.nvmlDeviceGetUUID, handle) or ""),
+        total_bytes=total,
+        used_bytes=used,
+        power_watts=_scaled(_ask(nvml, nvml.nvmlDeviceGetPowerUsage, handle)),
+        power_limit_watts=_scaled(_ask(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
+        utilisation_percent=_utilisation(nvml, handle),
+        temperature=_ask(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+        driver=driver,
+        memory_call=call,
+    )
+
+
+def _nvml() -> Any:
+    """The NVML binding (package nvidia-ml-py), initialised; None if there is no driver or no device."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no package, no library, a library without its driver: each raises a kind of its own
+        return None
+    return pynvml
+
+
+def _handles(nvml: Any) -> list[Any]:
+    count = _ask(nvml, nvml.nvmlDeviceGetCount) or 0
+    handles = [_ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
+    return [handle for handle in handles if handle is not None]
+
+
+def _ask(nvml: ModuleType, question: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer, or None where this card or driver has none (N/A, not supported, no permission, card lost)."""
+    try:
+        return question(*arguments)
+    except nvml.NVMLError:
+        return None
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int, int, str]:
+    """(total bytes, used bytes, which call answered); zeros if neither does."""
+    for call, version in (("v2", getattr(nvml, "nvmlMemory_v2", None)), ("v1", None)):
+        if call == "v2" and version is None:
+            continue
+        info = _ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, version)
+        if info is not None:
+            return int(info.total), int(info.used), call
+    return 0, 0, ""
+
+
+def _utilisation(nvml: Any, handle: Any) -> float | None:
+    rates = _ask(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
+    return None if rates is None else float(rates.gpu)
+
+
+def _scaled(thousandths: int | None) -> float | None:
+    return None if thousandths is None else thousandths / 1000
+
+
+class Sampler:
+    """Records in a background thread from `start` (or `with`) to `stop`; the samples so far are a `Recording` at any time.
+
+    `processes` gives the live processes of a server (`Server.processes`); they are what is measured where there is no GPU,
+    or with kind="cpu". `hz` is samples per second, at most 5. Raises `SettingError` for another rate, or if there is
+    neither a GPU nor `processes`. The thread ends with the program; a sample that fails is left out, never raised.
+    """
+
+    def __init__(self, processes: Callable[[], Sequence[psutil.Process]] | None = None, *, hz: float = 1.0, kind: str = "auto") -> None:
+        if not 0 < hz <= MOST_HZ:
+            raise SettingError(f"A sampler cannot run at {hz} samples per second.", f"Use at most {MOST_HZ:g}; 1 is enough.")
+        found = devices() if kind != "cpu" else []
+        if not found and processes is None:
+            raise SettingError("There is no GPU here, and no server's processes were given to watch.", "Sampler(server.processes)")
+        self.interval = 1 / hz
+        self._source: _Gpus | _Tree = _Gpus(found) if found or processes is None else _Tree(processes)
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._began = time.monotonic()
+        self._recording = self._source.recording()
+        self._thread = threading.Thread(target=self._loop, name="labkit-sampler", daemon=True)
+
+    def start(self) -> Self:
+        """Take the first sample at once and the others in the background."""
+        self._began = time.monotonic()
+        self._recording.started = time.time()
+        self._take()
+        self._thread.start()
+        return self
+
+    def stop(self) -> Recording:
+        """Take one last sample, end the thread and return the recording. A second call returns it again."""
+        if not self._ended.is_set():
+            self._ended.set()
+            if self._thread.is_alive():
+                self._thread.join()
+            self._take()
+        return self.recording
+
+    def mark(self, text: str) -> None:
+        """Note what happens now; the plots show it as a thin line with the text."""
+        with self._lock:
+            self._recording.marks.append((time.monotonic() - self._began, text))
+
+    @property
+    def recording(self) -> Recording:
+        """A copy of what has been recorded so far; it does not change any more."""
+        with self._lock:
+            return copy.deepcopy(self._recording)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _loop(self) -> None:
+        due = self._began + self.interval
+        while not self._ended.wait(max(0.0, due - time.monotonic())):
+            self._take()
+            late = max(0, int((time.monotonic() - due) / self.interval))
+            due += self.interval * (1 + late)  # on the grid of the start: no drift, and no burst after a stall
+
+    def _take(self) -> None:
+        second = time.monotonic() - self._began
+        values = self._source.sample()
+        with self._lock:
+            self._recording.seconds.append(second)
+            for track, (memory, power, utilisation, joules) in zip(self._recording.tracks, values, strict=True):
+                track.add(memory, power, utilisation)
+                track.counter_joules = joules
+
+
+Sample = tuple[float | None, float | None, float | None, float | None]
+"""Memory in bytes, power in watts, utilisation in percent, joules since the start."""
+
+
+class _Gpus:
+    """All devices through NVML: about 10 microseconds a sample, a few milliseconds for the first."""
+
+    def __init__(self, found: list[Device]) -> None:
+        self.found = found
+        self.nvml = _nvml()
+        self.handles = _handles(self.nvml)
+        self.joules = [self._energy(handle) for handle in self.handles]
+
+    def recording(self) -> Recording:
+        first = self.found[0]
+        names = f"{len(self.found)} x {first.name}" if len(self.found) > 1 else first.name
+        reserve = "without the driver's reserve" if first.memory_call == "v2" else "with the driver's reserve (NVML v1)"
+        tracks = [Track(f"GPU {one.index}", one.total_bytes, one.power_limit_watts) for one in self.found]
+        return Recording("gpu", f"{names}, driver {first.driver}", f"in use, {reserve}", 0.0, tracks)
+
+    def sample(self) -> list[Sample]:
+        return [self._one(handle, joules) for handle, joules in zip(self.handles, self.joules, strict=True)]
+
+    def _one(self, handle: Any, joules: float | None) -> Sample:
+        total, used, _ = _memory(self.nvml, handle)
+        power = _scaled(_ask(self.nvml, self.nvml.nvmlDeviceGetPowerUsage, handle))
+        now = None if joules is None else self._energy(handle)
+        spent = None if now is None or joules is None else now - joules
+        return (used if total else None), power, _utilisation(self.nvml, handle), spent
+
+    def _energy(self, handle: Any) -> float | None:
+        return _scaled(_ask(self.nvml, self.nvml.nvmlDeviceGetTotalEnergyConsumption, handle))
+
+
+class _Tree:
+    """A server's process tree: proportional memory (PSS, shared pages counted once) and CPU as a share of the machine."""
+
+    def __init__(self, processes: Callable[[], Sequence[psutil.Process]]) -> None:
+        import psutil
+
+        self.processes = processes
+        self.cores = psutil.cpu_count() or 1
+        self.total = psutil.virtual_memory().total
+        self.proportional = all(_pss(process) is not None for process in processes())
+        self.cpu = self._cpu_seconds()
+        self.at = time.monotonic()
+
+    def recording(self) -> Recording:
+        meaning = "PSS: shared pages counted once" if self.proportional else "RSS: shared pages counted in every process"
+        return Recording("cpu", f"no GPU: the server's processes on {self.cores} CPU cores", meaning, 0.0, [Track("server", self.total)])
+
+    def sample(self) -> list[Sample]:
+        before, then = self.cpu, self.at
+        self.cpu, self.at = self._cpu_seconds(), time.monotonic()
+        spent = sum(seconds - before.get(process, 0.0) for process, seconds in self.cpu.items())
+        elapsed = self.at - then
+        share = min(100.0, 100 * spent / (self.cores * elapsed)) if elapsed >= LEAST_CPU_SECONDS else None
+        memory = sum((_pss(process) if self.proportional else _rss(process)) or 0 for process in self.processes())
+        return [(memory, None, share, None)]
+
+    def _cpu_seconds(self) -> dict[psutil.Process, float]:
+        import psutil
+
+        found = {}
+        for process in self.processes():
+            try:
+                times = process.cpu_times()
+            except psutil.Error:
+                continue
+            found[process] = times.user + times.system
+        return found
+
+
+def _pss(process: psutil.Process) -> int | None:
+    import psutil
+
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return 0
+    except (psutil.Error, OSError, AttributeError):
+        return None
+
+
+def _rss(process: psutil.Process) -> int:
+    import psutil
+
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
