@@ -1,0 +1,65 @@
+"""The command line: help a student understands, errors as two sentences, truth about what runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labkit.cli import main
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("word", ["run", "test", "doctor", "up", "down", "ps", "logs", "download"])
+def test_every_word_has_help_in_both_languages(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([word, "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and any("一" <= letter <= "鿿" for letter in text)
+
+
+def test_an_unknown_engine_is_an_error_with_a_fix(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", "llama"]) == 1
+    assert "Fix: Use one of: vllm" in capsys.readouterr().err
+
+
+def test_an_unknown_word_for_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "99"]) == 1
+    assert "01_env_setup.ipynb" in capsys.readouterr().err
+
+
+def test_a_flag_that_nobody_takes_is_refused() -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["ps", "--nosuch"])
+    assert end.value.code == 2
+
+
+def test_down_without_servers_is_calm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["down"]) == 0 and "nothing runs" in capsys.readouterr().out
+
+
+def test_down_of_a_server_that_never_ran_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["down", "vllm"]) == 1 and "No server 'vllm' runs here" in capsys.readouterr().err
+
+
+def test_logs_of_a_server_that_never_ran_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "vllm"]) == 1 and "never started" not in capsys.readouterr().out
+
+
+def test_import_brings_no_torch_and_no_engine() -> None:
+    code = "import json, sys, labkit; labkit.serve, labkit.attach, labkit.LabError; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert not {"torch", "vllm", "transformers", "matplotlib", "IPython", "openai"} & set(loaded)
+
+
+def test_an_unknown_name_of_the_package_lists_those_that_exist() -> None:
+    import labkit
+
+    with pytest.raises(AttributeError, match="serve"):
+        labkit.nonsense  # noqa: B018
