@@ -43,8 +43,8 @@ EXPORTS = {
 
 if TYPE_CHECKING:
     from .bench import sweep as sweep
-    from .chat import client as client
     from .chat import Conversation as Conversation
+    from .chat import client as client
     from .chat import curl as curl
     from .chat import reasoning_and_answer as reasoning_and_answer
     from .chat import stream as stream

@@ -208,7 +208,7 @@ def _server(engine: str, name: str) -> Server:
 
 
 def _download(chosen: argparse.Namespace) -> None:
-    from . import download
+    from .downloads import download
     from .hubs import open_hub
     from .profiles import profile
 
