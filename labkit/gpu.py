@@ -216,7 +216,7 @@ Sample = tuple[float | None, float | None, float | None, float | None]
 
 
 class _Gpus:
-    """All devices through NVML: about 10 microseconds a sample, a few milliseconds for the first."""
+    """All devices through NVML: memory, power, utilisation and energy of one H200 together take 4 ms."""
 
     def __init__(self, found: list[Device]) -> None:
         self.found = found

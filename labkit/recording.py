@@ -53,7 +53,7 @@ class Spread:
     most: float
 
 
-@dataclass
+@dataclass(repr=False)
 class Recording:
     """Samples of all devices at common times. `seconds` counts from `started` (Unix time).
 
@@ -108,6 +108,8 @@ class Recording:
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
         body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
         return "\n".join([self._caption(), *body])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         cells = [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows()]
