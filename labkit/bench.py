@@ -1,0 +1,402 @@
+"""A concurrency sweep: the same load at rising concurrency, through the engine's own benchmark client.
+
+Covers: `vllm bench serve` with random prompts, one result shape for every engine (`Run`), tables, JSON.
+Does not cover: answer quality, traffic that arrives by the clock (this load is closed: each slot sends its next request when
+its last one ended), comparing engines (that is `./lab bench` over several sweeps), drawing (`plots.sweep_figure`).
+
+How it measures: random tokens of a fixed length, generation to the full length (--ignore-eos), a fresh seed for every level
+so that the prefix cache cannot serve one level with another's prompts, one warm-up that is not counted. TTFT includes
+waiting in the server's queue. TPOT is (last token - first token) / (tokens - 1) of a request, ITL every gap by itself.
+Used by notebook 03.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import queue
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from . import logs
+from .errors import LabError, NotRunning, SettingError
+from .metrics import Metrics, read_metrics
+from .progress import Progress
+from .settings import settings
+
+if TYPE_CHECKING:
+    from .server import Server
+
+DRIVERS = {"vllm": Path(__file__).with_name("bench_driver.py")}
+"""Engine -> the script that its own python runs."""
+KEY_VARIABLE = "OPENAI_API_KEY"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+POLL_SECONDS = 0.25
+LEAST_REQUESTS = 16
+WAVES = 4
+"""Requests per slot where nothing else is said: fewer, and start and end weigh more than the middle."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds over the requests of a level (ITL: over the gaps between tokens)."""
+
+    mean: float
+    median: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One level. Lengths are tokens per request, `duration` seconds, rates per second; `level` is the concurrency asked for.
+
+    `running` and `waiting` are the most requests that the server itself reported at once during the level, sampled four times
+    a second: a short level may miss its peak. None if the server does not say.
+    """
+
+    level: int
+    requests: int
+    input_len: int
+    output_len: int
+    duration: float
+    request_rate: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    ttft: Latency
+    tpot: Latency
+    itl: Latency
+    failed: int
+    seed: int
+    running: int | None = None
+    waiting: int | None = None
+
+
+COLUMNS: tuple[tuple[str, Callable[[Run], str]], ...] = (
+    ("concurrency", lambda run: str(run.level)),
+    ("requests", lambda run: str(run.requests)),
+    ("failed", lambda run: str(run.failed)),
+    ("requests/s", lambda run: f"{run.request_rate:.2f}"),
+    ("output tokens/s", lambda run: f"{run.output_tokens_per_s:,.0f}"),
+    ("TTFT median, ms", lambda run: f"{run.ttft.median:,.0f}"),
+    ("TTFT p95, ms", lambda run: f"{run.ttft.p95:,.0f}"),
+    ("TPOT median, ms", lambda run: f"{run.tpot.median:,.1f}"),
+    ("TPOT p95, ms", lambda run: f"{run.tpot.p95:,.1f}"),
+    ("most running", lambda run: "-" if run.running is None else str(run.running)),
+    ("most waiting", lambda run: "-" if run.waiting is None else str(run.waiting)),
+)
+
+
+@dataclass(repr=False)
+class Sweep:
+    """All levels of one sweep with what is needed to read them: engine, version, model, machine, prefix caching."""
+
+    engine: str
+    version: str
+    model: str
+    machine: str
+    prefix_caching: bool | None
+    started: str
+    limit: int | None = None
+    """The server's --max-num-seqs, None if it was left to the engine."""
+    runs: list[Run] = field(default_factory=list)
+    file: str = ""
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed, over all levels."""
+        return sum(run.failed for run in self.runs)
+
+    def caption(self) -> str:
+        """n, lengths, concurrency, version, prefix caching: without them a number says nothing."""
+        if not self.runs:
+            return f"{self.engine} {self.version}, {self.model}: no level has ended"
+        first = self.runs[0]
+        requests = _range([run.requests for run in self.runs])
+        caching = {True: "on", False: "off", None: "not known"}[self.prefix_caching]
+        return (
+            f"{self.engine} {self.version}, {self.model}, {self.machine}; n = {requests} requests per level, "
+            f"{first.input_len} tokens in, {first.output_len} out, concurrency {_range([run.level for run in self.runs])}, "
+            f"prefix caching {caching}, fresh random prompts per level" + (f", --max-num-seqs {self.limit}" if self.limit else "")
+        )
+
+    def __str__(self) -> str:
+        lines = [[name for name, _ in COLUMNS], *([show(run) for _, show in COLUMNS] for run in self.runs)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+        table = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([*table, self.caption()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name, _ in COLUMNS)
+        rows = "".join("<tr>" + "".join(f"<td>{html.escape(show(run))}</td>" for _, show in COLUMNS) + "</tr>" for run in self.runs)
+        caption = f'<caption style="caption-side:bottom;text-align:left">{html.escape(self.caption())}</caption>'
+        return f"<table>{caption}<tr>{head}</tr>{rows}</table>"
+
+    def figure(self) -> Any:
+        """Throughput and latency against concurrency (`plots.sweep_figure`)."""
+        from .plots import sweep_figure
+
+        return sweep_figure(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON, beside and renamed; `Sweep.load` reads it."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.rename(target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises `LabError` for a file that is none of ours."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            runs = [Run(**run | {name: Latency(**run[name]) for name in ("ttft", "tpot", "itl")}) for run in content.pop("runs")]
+            return cls(**content, runs=runs)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LabError(f"{path} is no sweep: {error}.", "Give a .json file that Sweep.save wrote.") from error
+
+
+def sweep(
+    server: Server,
+    levels: Sequence[int] = (1, 2, 4, 8, 16),
+    *,
+    input_len: int = 512,
+    output_len: int = 128,
+    requests: int | None = None,
+    on_level: Callable[[str], None] | None = None,
+) -> Sweep:
+    """Load `server` with each concurrency of `levels`, in order, and return what was measured; also saved as JSON (`.file`).
+
+    `requests` per level: default four per slot and at least 16. `on_level` is told of every level as it begins (a view's
+    `mark`). About 20 s go to importing the client, once. Raises, before anything is sent, `SettingError` for levels or lengths
+    that cannot be, `NotRunning`; `LabError` with the client's last meaningful line if it fails. Levels that had ended are
+    saved then, and the error says where.
+    """
+    _require_sensible(levels, input_len, output_len, requests)
+    if server.engine.name not in DRIVERS:
+        raise SettingError(f"There is no benchmark client for {server.engine.title}.", f"Engines with one: {', '.join(DRIVERS)}.")
+    if not server.answers():
+        raise NotRunning(f"{server.url} does not answer.", "./lab ps shows what runs; ./lab logs vllm says why it ended.")
+    return _Sweeping(server, list(levels), input_len, output_len, requests, on_level).run()
+
+
+def _require_sensible(levels: Sequence[int], input_len: int, output_len: int, requests: int | None) -> None:
+    if not levels or min(levels) < 1:
+        raise SettingError(f"levels is {list(levels)}.", "Give at least one concurrency, 1 or more: levels=(1, 4, 16).")
+    if min(input_len, output_len) < 1 or (requests is not None and requests < 1):
+        raise SettingError(
+            f"input_len {input_len}, output_len {output_len}, requests {requests}: each must be at least 1.", "Give positive numbers."
+        )
+
+
+class _Sweeping:
+    """One sweep under way: the client as a child process, the server's metrics beside it."""
+
+    def __init__(
+        self,
+        server: Server,
+        levels: list[int],
+        input_len: int,
+        output_len: int,
+        requests: int | None,
+        on_level: Callable[[str], None] | None,
+    ) -> None:
+        self.server, self.levels, self.input_len, self.output_len = server, levels, input_len, output_len
+        self.counts = [requests or max(LEAST_REQUESTS, WAVES * level) for level in levels]
+        self.seeds = [secrets.randbelow(2**31) for _ in range(len(levels) + 1)]
+        self.on_level = on_level or (lambda text: None)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        self.log = settings().logs / "bench" / f"{stamp}.err.log"
+        self.file = self.log.with_name(f"{stamp}-{server.name}.json")
+        first = read_metrics(server)
+        self.sweep = Sweep(
+            engine=server.engine.title,
+            version="",
+            model=server.model,
+            machine=machine(server),
+            prefix_caching=first.prefix_caching,
+            started=stamp,
+            limit=limit(server.command),
+            file=str(self.file),
+        )
+        self.now, self.done = -1, 0
+        self.peaks: list[Metrics] = []
+        self.finished_before = 0.0
+
+    def run(self) -> Sweep:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with Progress("Benchmark", total=sum(self.counts), unit="requests") as bar:
+            for event in self._events(bar):
+                if event["event"] == "imported":
+                    self.sweep.version = event["version"]
+                elif event["event"] == "begin":
+                    self._begin(event["index"] - 1)
+                else:
+                    self._end(event["index"] - 1, event["result"], bar)
+        return self.sweep
+
+    def _begin(self, level: int) -> None:
+        self.now, self.peaks = level, []
+        if level >= 0:
+            self.finished_before = read_metrics(self.server)["finished"] or 0.0
+            self.on_level(f"concurrency {self.levels[level]}")
+
+    def _end(self, level: int, result: Mapping[str, Any], bar: Progress) -> None:
+        if level < 0:
+            return
+        run = self._run(level, result)
+        self.sweep.runs.append(run)
+        self.sweep.save(self.file)
+        self.done += run.requests
+        bar.line(
+            f"concurrency {run.level:4}: {run.output_tokens_per_s:8,.0f} output tokens/s, "
+            f"TTFT {run.ttft.median:7,.0f} ms, TPOT {run.tpot.median:6.1f} ms, {run.failed} failed"
+        )
+        bar.update(self.done)
+
+    def _run(self, level: int, result: Mapping[str, Any]) -> Run:
+        return Run(
+            level=self.levels[level],
+            requests=self.counts[level],
+            input_len=self.input_len,
+            output_len=self.output_len,
+            duration=result["duration"],
+            request_rate=result["request_throughput"],
+            output_tokens_per_s=result["output_throughput"],
+            total_tokens_per_s=result["total_token_throughput"],
+            ttft=_latency(result, "ttft"),
+            tpot=_latency(result, "tpot"),
+            itl=_latency(result, "itl"),
+            failed=self.counts[level] - result["completed"],
+            seed=self.seeds[level + 1],
+            running=self._peak("running"),
+            waiting=self._peak("waiting"),
+        )
+
+    def _peak(self, name: str) -> int | None:
+        values = [value for metrics in self.peaks if (value := metrics[name]) is not None]
+        return int(max(values)) if values else None
+
+    def _events(self, bar: Progress) -> Iterator[dict[str, Any]]:
+        """What the client says, as it says it; between two events the server's metrics are read."""
+        lines: queue.Queue[str | None] = queue.Queue()
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                [self.server.command[0], str(DRIVERS[self.server.engine.name])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self._environment(),
+            )
+        threading.Thread(target=_pass_on, args=(process, lines), daemon=True).start()
+        try:
+            process.stdin.write(json.dumps([self._words(level) for level in range(-1, len(self.levels))]) + "\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            while (line := self._next(lines, bar)) is not None:
+                yield json.loads(line)
+        except BrokenPipeError:
+            pass  # it ended before it read its orders: its log says why
+        finally:
+            _end(process)
+        if len(self.sweep.runs) < len(self.levels):
+            self._fail(process.returncode)
+
+    def _next(self, lines: queue.Queue[str | None], bar: Progress) -> str | None:
+        while True:
+            try:
+                return lines.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                self._look(bar)
+
+    def _look(self, bar: Progress) -> None:
+        if self.now < 0:
+            bar.update(0, "warming up" if self.sweep.version else "importing the benchmark client (about 20 s)")
+            return
+        try:
+            metrics = read_metrics(self.server)
+        except NotRunning:
+            return  # too busy to answer, or gone: the client will tell
+        self.peaks.append(metrics)
+        here = min((metrics["finished"] or 0.0) - self.finished_before, self.counts[self.now])
+        bar.update(self.done + here, f"concurrency {self.levels[self.now]}")
+
+    def _words(self, level: int) -> list[str]:
+        """The arguments of one level; -1 is the warm-up: every slot of the highest level once, few tokens."""
+        warm = level < 0
+        concurrency = max(self.levels) if warm else self.levels[level]
+        return [
+            *("--backend", "openai", "--base-url", self.server.url, "--endpoint", "/v1/completions"),
+            *("--model", self.server.model, "--tokenizer", self.server.source, "--dataset-name", "random"),
+            *("--random-input-len", str(self.input_len), "--random-output-len", str(min(16, self.output_len) if warm else self.output_len)),
+            *("--num-prompts", str(concurrency if warm else self.counts[level]), "--max-concurrency", str(concurrency)),
+            *("--seed", str(self.seeds[level + 1]), "--ignore-eos", "--temperature", "0", "--disable-tqdm"),
+            *("--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "95,99"),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        """This process's own with the key, without proxies (the server is here), without asking a hub for a local folder."""
+        words = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
+        words |= settings().cache_environment() | self.server.engine.environment | {KEY_VARIABLE: self.server.key}
+        if Path(self.server.source).is_dir():
+            words["HF_HUB_OFFLINE"] = "1"
+        elif "VLLM_USE_MODELSCOPE=" in self.server.shown:
+            words["VLLM_USE_MODELSCOPE"] = "True"
+        return words
+
+    def _fail(self, code: int) -> None:
+        saved = f" The {len(self.sweep.runs)} levels before it are in {self.file}." if self.sweep.runs else ""
+        if not self.server.answers():
+            raise NotRunning(f"{self.server.engine.title} stopped answering during the benchmark.{saved}", f"Its log: {self.server.log}.")
+        line = logs.explain(self.log.read_text(errors="replace"), ()).line
+        raise LabError(f"The benchmark client ended with exit code {code}: {line}{saved}", f"The whole log: {self.log}.")
+
+
+def limit(command: Sequence[str]) -> int | None:
+    """The value of --max-num-seqs on a command line, None without one."""
+    words = [part for word in command for part in word.split("=", 1)]
+    found = [value for flag, value in zip(words, words[1:], strict=False) if flag == "--max-num-seqs" and value.isdigit()]
+    return int(found[-1]) if found else None
+
+
+def machine(server: Server) -> str:
+    """What the server runs on, in a few words: "1 x NVIDIA H200" or "CPU (2 cores)"."""
+    from .gpu import devices
+
+    found = devices() if server.device == "gpu" else []
+    return f"{len(found)} x {found[0].name}" if found else f"CPU ({os.cpu_count()} cores)"
+
+
+def _latency(result: Mapping[str, Any], name: str) -> Latency:
+    return Latency(*(result[f"{kind}_{name}_ms"] for kind in ("mean", "median", "p95", "p99")))
+
+
+def _range(values: list[int]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
+
+
+def _pass_on(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    for line in process.stdout:  # type: ignore[union-attr]
+        lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Let it end by itself, which it does when its orders are done or its input closes; else end it."""
+    process.stdin.close()  # type: ignore[union-attr]
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
