@@ -33,6 +33,8 @@ class Engine:
     environment: dict[str, str] = field(default_factory=dict)
     cpu_environment: dict[str, str] = field(default_factory=dict)
     cpu_flags: dict[str, object] = field(default_factory=dict)
+    made_environment: dict[str, str] = field(default_factory=dict)
+    """On CPU, for a model so small that starting costs more than computing (profiles whose weights are "made")."""
 
     def stage_at(self, text: str, current: int) -> int:
         """The index of the latest stage that `text` shows to have begun, at least `current`."""

@@ -65,13 +65,15 @@ def serve(
     )
     python = runtimes.python(kind.runtime)
     command = [str(python), "-m", *kind.module, source, *flags(words), *(extra or [])]
-    environment = _environment(kind, device, local=Path(source).is_dir(), use_modelscope=use_modelscope)
+    environment = _environment(kind, chosen, device, local=Path(source).is_dir(), use_modelscope=use_modelscope)
     server = _running(kind, command)
     if server is None:
         record = _record(
             kind, where, command, environment, owner=owner or where.owner, device=device, port=number, model=str(served), source=source
         )
-        server = start(kind, record, {**where.cache_environment(), **_own_path(kind), **environment, kind.key_variable: where.key(kind.name)})
+        server = start(
+            kind, record, {**where.cache_environment(), **_own_path(kind), **environment, kind.key_variable: where.key(kind.name)}
+        )
         _announce(record, source)
     return server.wait(timeout) if wait else server
 
@@ -135,9 +137,12 @@ def _source(model: str | Path | Profile, where: Settings) -> tuple[str, dict[str
     return str(model), {}
 
 
-def _environment(kind: Engine, device: str, *, local: bool, use_modelscope: bool) -> dict[str, str]:
+def _environment(kind: Engine, model: str | Path | Profile, device: str, *, local: bool, use_modelscope: bool) -> dict[str, str]:
     """What the engine gets besides this process's own environment, the caches' folders and the key."""
-    words = kind.environment | (kind.cpu_environment if device == "cpu" else {})
+    words = dict(kind.environment)
+    if device == "cpu":
+        made = isinstance(model, Profile) and model.weights == "made"
+        words |= kind.cpu_environment | (kind.made_environment if made else {})
     if local:
         words["HF_HUB_OFFLINE"] = "1"  # a folder needs no hub, and a slow hub must not hold up the start
     if use_modelscope and not local:

@@ -149,8 +149,10 @@ ENGINE = Engine(
     stages=STAGES,
     explanations=EXPLANATIONS,
     kv_tokens=r"[GC]PU KV cache size: ([\d,]+) tokens",
-    environment={"VLLM_NO_USAGE_STATS": "1"},
+    environment={"VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1"},  # a notebook kernel asks for colour, and logs are read by patterns
     # 1 GiB holds a million tokens of the course model; without compilation the first answer comes at once and no compiler is needed
     cpu_environment={"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"},
     cpu_flags={"enforce_eager": True},
+    # the model runs in the engine's own process: one import of vLLM less, and a token leaves when it is made; torch gets one thread
+    made_environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
 )
