@@ -1,0 +1,139 @@
+"""A real vLLM with the course model: what notebook 03 relies on, and the failures that students meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import labkit
+from labkit.errors import LabError, StartFailed
+from labkit.registry import Entry
+from labkit.server import Server
+
+
+def ask(server: Server, path: str, body: dict[str, object] | None = None, key: str | None = None) -> tuple[int, dict[str, object]]:
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key if key is None else key}"}
+    request = urllib.request.Request(server.url + path, json.dumps(body).encode() if body else None, headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_stages_and_kv_cache_were_read_from_the_log(server: Server) -> None:
+    assert [name for name, _ in server.stages] == [stage.name for stage in server.engine.stages if stage.cpu_seconds]
+    assert server.kv_cache_tokens == 1_048_576
+
+
+def test_the_course_model_reasons_and_answers(server: Server) -> None:
+    body: dict[str, object] = {"model": "tiny", "messages": [{"role": "user", "content": "Why is the KV cache paged?"}], "temperature": 0}
+    _, answer = ask(server, "/v1/chat/completions", body)
+    message = answer["choices"][0]["message"]  # type: ignore[index]
+    assert (
+        message["reasoning"].startswith("The user asks")
+        and "blocks" in message["content"]
+        and answer["choices"][0]["finish_reason"] == "stop"
+    )  # type: ignore[index]
+
+
+def test_a_wrong_key_is_refused(server: Server) -> None:
+    assert ask(server, "/v1/models", key="sk-wrong")[0] == 401
+
+
+def test_it_listens_on_this_machine_only(server: Server) -> None:
+    import psutil
+
+    addresses = {c.laddr.ip for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.laddr.port == server.port}
+    assert addresses == {"127.0.0.1"}
+
+
+def test_the_key_is_in_no_log_and_no_command_line(server: Server) -> None:
+    assert server.key not in server.log.read_text() + server.errors.read_text()
+    assert not [process.pid for process in server.processes() if server.key in " ".join(process.cmdline())]
+
+
+def test_the_shown_command_is_the_one_that_runs(server: Server) -> None:
+    assert server.shown.endswith(" ".join(server.command)) and server.key not in server.shown and str(server.key_file) in server.shown
+
+
+def test_serving_again_attaches(server: Server) -> None:
+    assert labkit.serve("vllm", "tiny", owner="kernel", max_num_seqs=4).pid == server.pid
+    assert labkit.attach("vllm").pid == server.pid
+
+
+def test_another_process_attaches(server: Server) -> None:
+    code = "import labkit; print(labkit.attach('vllm').pid)"
+    assert int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) == server.pid
+
+
+def test_a_busy_port_is_told_before_anything_starts(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))  # another student's home on the same machine
+    with pytest.raises(LabError, match=f"Port {server.port} is taken by pid {server.pid}"):
+        labkit.serve("vllm", "tiny", port=server.port)
+    assert not (tmp_path / "logs").exists()
+
+
+FAILURES = {
+    "unknown flag": ({"max_modle_len": 1024}, "does not know the flag: --max-modle-len 1024"),
+    "context": ({"max_model_len": 4096}, "4096 tokens.*2048"),
+    "dtype": ({"dtype": "float8"}, "--dtype cannot be float8"),
+    "quantisation": ({"quantization": "awq"}, "quantization=awq was asked for"),
+    "tensor parallel": ({"tensor_parallel_size": 3}, "attention heads.*3|NUMA"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_each_failure_is_explained_within_two_seconds_of_the_exit(home: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags, cause = FAILURES[name]
+    monkeypatch.setenv("LABKIT_HOME", str(home / "failures"))  # beside the module's server
+    with pytest.raises(StartFailed, match=cause) as failure:
+        labkit.serve("vllm", "tiny", port=free_port(), owner="kernel", **flags)
+    ended = Entry("vllm").exit
+    assert ended and time.time() - ended.ended_at < 2 and failure.value.line and failure.value.fix
+
+
+def test_a_missing_folder_is_told_before_anything_starts(home: Path) -> None:
+    with pytest.raises(LabError, match="no folder"):
+        labkit.serve("vllm", "./no-such-model")
+
+
+def test_a_damaged_weight_file_is_explained(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.course_model import make
+    from labkit.profiles import profile
+
+    folder = make(profile("tiny"), tmp_path / "cut")
+    shard = folder / "model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    monkeypatch.setenv("LABKIT_HOME", str(home / "failures"))
+    with pytest.raises(StartFailed, match="damaged or cut short"):
+        labkit.serve("vllm", folder, port=free_port(), owner="kernel", max_model_len=1024)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_up_ps_logs_and_down_outlive_the_terminal(home: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "LABKIT_HOME": str(tmp_path), "LABKIT_PORT_VLLM": str(free_port())}
+
+    def lab(*words: str) -> str:
+        done = subprocess.run([sys.executable, "-m", "labkit", *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "ready" in lab("up", "vllm", "tiny", "--max-num-seqs", "2")
+    assert "ready" in lab("ps") and "'max_num_seqs': 2" in lab("logs", "vllm", "-n", "400")
+    assert "0 processes left" in lab("down", "vllm") and "ended" in lab("ps")
