@@ -114,7 +114,9 @@ def _install_packages() -> None:
     uv = VENV / "bin" / "uv"
     if uv.exists():
         try:
-            return _install_with([str(uv), "pip", "install", "--compile-bytecode", "--python", str(VENV / "bin" / "python"), *uv_arguments()])
+            return _install_with(
+                [str(uv), "pip", "install", "--compile-bytecode", "--python", str(VENV / "bin" / "python"), *uv_arguments()]
+            )
         except Stopped:
             _say("    uv did not finish (its message is above); pip tries the same list.")
     try:

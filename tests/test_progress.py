@@ -20,7 +20,8 @@ def test_a_failure_is_not_shown_as_done(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("amount", "unit", "text"), [(16_392_000_000, "B", "16.39 GB"), (3_044_072, "B", "3.0 MB"), (12.4, "s", "12 s"), (3, "files", "3 files")]
+    ("amount", "unit", "text"),
+    [(16_392_000_000, "B", "16.39 GB"), (3_044_072, "B", "3.0 MB"), (12.4, "s", "12 s"), (3, "files", "3 files")],
 )
 def test_amounts(amount: float, unit: str, text: str) -> None:
     assert amount_text(amount, unit) == text
