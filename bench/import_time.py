@@ -22,8 +22,9 @@ def seconds(code: str) -> float:
     return statistics.median(times[1:])
 
 
+LOOK = "import labkit, sys; labkit.serve; sys.exit('torch' in sys.modules)"
 empty, imported, used = seconds("pass"), seconds("import labkit"), seconds("import labkit; labkit.serve")
-torch = subprocess.run([sys.executable, "-c", "import labkit, sys; labkit.serve; sys.exit('torch' in sys.modules)"]).returncode
+torch = subprocess.run([sys.executable, "-c", LOOK]).returncode
 print(
     f"empty {empty:.3f} s; import labkit {imported:.3f} s (+{imported - empty:.3f}, ratio {imported / empty:.2f}); with labkit.serve {used:.3f} s"
 )

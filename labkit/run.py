@@ -6,6 +6,7 @@ Covers: one profile, one batch, in order. Does not cover: checking outputs again
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import sys
@@ -47,9 +48,11 @@ def run(
     """Execute the notebooks whose names begin with `names` (all if empty); returns 0 if every one passed, else 1.
 
     Writes OUT/<time>/: each executed notebook (also a failed one, up to the failing cell), an HTML page of it, and
-    summary.json. Servers that a notebook starts end with its kernel. Raises `SettingError` for a name that fits no notebook.
+    summary.json. Servers that a notebook starts end with its kernel. Raises `SettingError` for a name or a parameter that
+    fits no notebook.
     """
     chosen = find(names)
+    _require_known(parameters or {}, chosen)
     folder = Path(out).absolute() / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     os.environ["LABKIT_OWNER"] = "kernel"
@@ -74,6 +77,12 @@ def find(names: list[str]) -> list[Path]:
     if unknown:
         raise SettingError(f"No notebook begins with {', '.join(unknown)}.", f"There are: {', '.join(path.name for path in every)}.")
     return [path for path in every if not names or any(path.name.startswith(name) for name in names)]
+
+
+def _require_known(parameters: dict[str, str], chosen: list[Path]) -> None:
+    known = set().union(*map(_parameters, chosen))
+    if unknown := parameters.keys() - known:
+        raise SettingError(f"No notebook has a parameter {', '.join(sorted(unknown))}.", f"There are: {', '.join(sorted(known))}.")
 
 
 def write_checks(source: Path, executed: Path) -> None:
@@ -124,18 +133,22 @@ def _execute(path: Path, folder: Path, parameters: dict[str, str]) -> Outcome:
 
 def _typed(path: Path, given: dict[str, str]) -> dict[str, Any]:
     """Command line words as the literals they stand for; only those that this notebook's parameters cell has."""
-    import ast
-
-    import papermill
-
-    known = papermill.inspect_notebook(path)
     values: dict[str, Any] = {}
-    for name in given.keys() & known.keys():
+    for name in given.keys() & _parameters(path):
         try:
             values[name] = ast.literal_eval(given[name])
         except (ValueError, SyntaxError):
             values[name] = given[name]
     return values
+
+
+def _parameters(path: Path) -> set[str]:
+    """The names that the parameters cell sets."""
+    import nbformat
+
+    cells = [cell for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    assignments = [line for cell in cells for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)]
+    return {target.id for line in assignments for target in line.targets if isinstance(target, ast.Name)}
 
 
 def _html(executed: Path) -> None:

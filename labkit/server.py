@@ -43,8 +43,8 @@ LOGS_KEPT = 10
 JOINED_LATE_SECONDS = 5.0
 """Whoever begins to watch later than this saw no true stage times: they are not kept as the expectation."""
 
-_lifelines: dict[str, int] = {}
-"""Server name -> our end of its pipe. It closes with this process, however this process ends."""
+_lifelines: dict[Path, int] = {}
+"""Server folder -> our end of its pipe. It closes with this process, however this process ends."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Server:
         with Progress(f"Stopping {self.engine.title}", unit="s") as bar:
             self._end_processes(bar, started)
             back = memory.wait_returned(self._record.baseline, lambda s: bar.update(time.monotonic() - started, "waiting for GPU memory"))
-        _let_go(self.name)
+        _let_go(self._entry)
         ended, left = self._entry.exit, len(self._entry.processes())
         return StopReport(
             seconds=round(time.monotonic() - started, 2),
@@ -301,7 +301,7 @@ class _Start:
             time.sleep(POLL_SECONDS / 4)
         self.text += self.follower.new()
         ended = self.server._entry.exit
-        _let_go(self.server.name)
+        _let_go(self.server._entry)
         raise _failure(self.server, self.text, ended)
 
     def _require_answer(self) -> None:
@@ -403,8 +403,8 @@ def _launch(entry: Entry, spec: supervisor.Spec, owner: str, environment: dict[s
         )
     if read_end >= 0:
         os.close(read_end)
-        _let_go(entry.name)
-        _lifelines[entry.name] = write_end
+        _let_go(entry)
+        _lifelines[entry.folder] = write_end
     _children.append(process)
     return process.pid
 
@@ -413,9 +413,9 @@ _children: list[subprocess.Popen[bytes]] = []
 """Watchers started here; kept so that Python reaps them when it starts the next process."""
 
 
-def _let_go(name: str) -> None:
-    if name in _lifelines:
-        os.close(_lifelines.pop(name))
+def _let_go(entry: Entry) -> None:
+    if entry.folder in _lifelines:
+        os.close(_lifelines.pop(entry.folder))
     for child in _children:
         child.poll()
 

@@ -232,6 +232,7 @@ def test_kill_9_of_the_client_is_made_good(hub: LoopbackHub, served: Path) -> No
 def test_an_interrupt_ends_the_client_and_keeps_what_came(hub: LoopbackHub) -> None:
     hub.fault("slow", "*.safetensors", after=200_000)
     folder = profile("tiny").folder()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background ignores it
 
     def press_stop() -> None:
         wait_for(lambda: bool(downloads_left(folder, ".incomplete")))
@@ -240,6 +241,7 @@ def test_an_interrupt_ends_the_client_and_keeps_what_came(hub: LoopbackHub) -> N
     threading.Thread(target=press_stop).start()
     with pytest.raises(KeyboardInterrupt):
         download("tiny", "modelscope", hub=hub)
+    signal.signal(signal.SIGINT, before)
     assert not psutil.Process().children() and downloads_left(folder, ".incomplete")
 
 

@@ -13,6 +13,7 @@ from labkit.host import Disk, Facts, Processor
 from labkit.ports import Listener
 
 HERE = host.facts()
+PORT = HERE.settings.ports["vllm"]
 SMALL = Disk(Path("/"), int(30e9), int(20e9), 1)
 DATA = Disk(Path("/root/autodl-tmp"), int(50e9), int(45e9), 2)
 
@@ -86,7 +87,7 @@ def test_blockers(changes: dict[str, object], name: str, fix: str) -> None:
     ("changes", "name", "fix"),
     [
         ({"memory": 4 * 2**30}, "memory", "6 GiB"),
-        ({"listeners": {"vllm": Listener(8000, 42, "nginx")}}, "port 8000", "LABKIT_PORT_VLLM"),
+        ({"listeners": {"vllm": Listener(PORT, 42, "nginx")}}, f"port {PORT}", "LABKIT_PORT_VLLM"),
         ({"tools": dict.fromkeys([*host.TOOLS, "libnuma1"], True) | {"git-lfs": False}}, "tools", "apt-get install -y git-lfs"),
         ({"turbo": True, "proxy": "http://p"}, "acceleration", "unset http_proxy"),
         ({"gpus": (gpu(used=20 * 2**30),)}, "GPU 0", "./lab ps"),
@@ -117,8 +118,8 @@ def test_small_system_disk_is_said_but_no_fault() -> None:
 
 
 def test_own_server_is_no_stranger() -> None:
-    mine = Listener(8000, 42, f"{HERE.settings.runtimes}/vllm-cpu/bin/python -m vllm.entrypoints.cli.main serve")
-    assert line(well(listeners={"vllm": mine}), "port 8000").verdict == "ok"
+    mine = Listener(PORT, 42, f"{HERE.settings.runtimes}/vllm-cpu/bin/python -m vllm.entrypoints.cli.main serve")
+    assert line(well(listeners={"vllm": mine}), f"port {PORT}").verdict == "ok"
 
 
 def test_table_in_terminal_and_notebook() -> None:

@@ -228,6 +228,14 @@ def test_owner_kernel_ends_with_the_process_that_started_it(home: Path, tmp_path
     assert entry.exit and entry.exit.reason == "owner gone"
 
 
+def test_a_server_of_another_home_leaves_this_one_alone(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = begin().wait(30)
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "another"))
+    begin().wait(30).stop()
+    time.sleep(2)
+    assert first.state == "ready" and first.answers()
+
+
 def test_the_key_is_in_no_file_but_its_own_and_in_no_command_line(begin: Begin, home: Path) -> None:
     server = begin().wait(30)
     holders = [path for path in home.rglob("*") if path.is_file() and server.key.encode() in path.read_bytes()]
