@@ -39,6 +39,8 @@ HURRY_SECONDS = 3.0
 """The grace when the owner, the watcher or the engine's first process is gone."""
 LINGER_SECONDS = 1.0
 OWNER_GONE = signal.SIGUSR1
+IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""SIGQUIT because SGLang's workers send it to their parent when they fail, and with the engine gone that is a guard."""
 REQUESTS: dict[int, str] = {signal.SIGTERM: "stopped", OWNER_GONE: "owner gone"}
 """Signals to the keeper, and the reason each stands for."""
 
@@ -75,16 +77,22 @@ class Exit:
 
 
 def descendants(root: int) -> list[int]:
-    """All live processes below `root`, by the parent links of /proc; zombies are not counted."""
+    """All live processes below `root`, by the parent links of /proc.
+
+    Zombies are not counted, but what is below them is: a process whose first thread has ended before its others shows as a
+    zombie, and its children still name it as their parent.
+    """
     children: dict[int, list[int]] = {}
+    zombies = set()
     for pid, parent, state, _, _ in process_table():
-        if state != "Z":
-            children.setdefault(parent, []).append(pid)
+        children.setdefault(parent, []).append(pid)
+        if state == "Z":
+            zombies.add(pid)
     found, front = [], [root]
     while front:
         front = [child for parent in front for child in children.get(parent, [])]
         found += front
-    return found
+    return [pid for pid in found if pid not in zombies]
 
 
 def process_table() -> list[tuple[int, int, str, int, int]]:
@@ -128,21 +136,25 @@ class Guard:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (*REQUESTS, signal.SIGCHLD):
             signal.signal(number, self._signalled)
-        for number in (signal.SIGINT, signal.SIGHUP):
+        for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self.request = self.request or REQUESTS.get(number, "")
 
-    def reap(self, child: int) -> None:
-        """Collect every dead child; remember the status of the one that counts."""
+    def reap(self, child: int) -> bool:
+        """Collect every dead child; remember the status of the one that counts. True if no child is left, dead or alive.
+
+        Then nothing is left below either, because a subreaper's orphans become its children. Only the kernel can say that:
+        a walk through /proc misses what moves while it reads.
+        """
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return True
             if pid == 0:
-                return
+                return False
             if pid == child:
                 self.child_status = os.waitstatus_to_exitcode(status)
 
@@ -157,12 +169,12 @@ class Guard:
     def sweep(self, child: int) -> int:
         """Kill everything below until nothing is left; returns how many had to be killed."""
         killed: set[int] = set()
-        while left := descendants(os.getpid()):
+        while not self.reap(child):
+            left = descendants(os.getpid())
             for pid in left:
                 _send(pid, signal.SIGKILL)
             killed.update(left)
             time.sleep(SWEEP_SECONDS)
-            self.reap(child)
         return len(killed)
 
 
@@ -204,13 +216,11 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
     guard.lifeline = None  # it may have closed: waiting for it again would return at once
     grace = guard.spec.grace_seconds if reason == "stopped" else HURRY_SECONDS
     deadline = started + grace
-    while descendants(os.getpid()) and time.monotonic() < deadline:
+    while not guard.reap(engine) and time.monotonic() < deadline:
         if guard.child_status is not None and not lingering:  # the first process is gone: its workers get a moment to follow
             lingering, deadline = True, min(deadline, time.monotonic() + LINGER_SECONDS)
         guard.wait(SWEEP_SECONDS)
-        guard.reap(engine)
     killed = guard.sweep(engine)
-    guard.reap(engine)
     return Exit(guard.child_status, reason, time.time(), round(time.monotonic() - started, 3), killed)
 
 
@@ -257,8 +267,8 @@ def _start(spec: Spec) -> int:
 
 def _die_with_parent() -> None:
     _prctl(SET_PDEATHSIG, signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in IGNORED:  # an ignored signal would stay ignored in the engine
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _prctl(option: int, value: int) -> None:

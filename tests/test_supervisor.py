@@ -96,6 +96,60 @@ def test_kill_9_of_any_one_leaves_nothing(run: Callable[..., Run], victim: str) 
     assert each.exit()["reason"] == {"watcher": "watcher died", "keeper": "keeper died", "engine": "exited"}[victim]
 
 
+QUITTER = """
+import subprocess, sys, time
+worker = '''
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+first = os.getppid()
+while True:
+    if os.getppid() != first:
+        os.kill(os.getppid(), signal.SIGQUIT)
+    time.sleep(0.02)
+'''
+subprocess.Popen([sys.executable, "-c", worker], start_new_session=True)
+open(sys.argv[1], "w").write("up")
+time.sleep(600)
+"""
+"""A worker that sends SIGQUIT to whoever became its parent, as SGLang's do when something fails."""
+
+
+@pytest.mark.parametrize("victim", ["watcher", "keeper", "engine"])
+def test_a_worker_cannot_quit_its_guards(run: Callable[..., Run], victim: str) -> None:
+    each = run(QUITTER)
+    wait_for(lambda: os.path.exists(each.mark) and len(each.members()) == 4)
+    pids = each.members()
+    os.kill(each.pid(victim), signal.SIGKILL)
+    wait_for(lambda: gone(pids), 10)
+    assert each.exit()["reason"] == {"watcher": "watcher died", "keeper": "keeper died", "engine": "exited"}[victim]
+
+
+HALF_DEAD = """
+import ctypes, subprocess, sys, threading, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+threading.Thread(target=time.sleep, args=(600,)).start()
+open(sys.argv[1], "w").write("up")
+ctypes.CDLL(None).syscall(60, 0)  # exit(2) on x86-64: this thread only
+"""
+"""An engine as it looks for a moment when a signal ends it: the first thread is gone, another is not, its worker is still its own."""
+
+
+def test_a_worker_below_a_half_dead_engine_is_not_overlooked(run: Callable[..., Run]) -> None:
+    each = run(HALF_DEAD)
+    wait_for(lambda: os.path.exists(each.mark) and (process_row(each.pid("engine")) or (0, 0, ""))[2] == "Z")
+    pids = each.members()
+    assert len(pids) == 3  # watcher, keeper and the worker; the engine shows as a zombie
+    each.watcher.kill()
+    wait_for(lambda: gone(pids), 10)
+
+
+def test_the_engine_itself_can_be_quit(run: Callable[..., Run]) -> None:
+    each = run()
+    started(each)
+    os.kill(each.pid("engine"), signal.SIGQUIT)
+    assert each.exit()["code"] == -signal.SIGQUIT
+
+
 def test_the_owner_s_end_ends_everything(run: Callable[..., Run]) -> None:
     each = run()
     pids = started(each)
