@@ -25,7 +25,6 @@ def seconds(code: str) -> float:
 LOOK = "import labkit, sys; labkit.serve; sys.exit('torch' in sys.modules)"
 empty, imported, used = seconds("pass"), seconds("import labkit"), seconds("import labkit; labkit.serve")
 torch = subprocess.run([sys.executable, "-c", LOOK]).returncode
-print(
-    f"empty {empty:.3f} s; import labkit {imported:.3f} s (+{imported - empty:.3f}, ratio {imported / empty:.2f}); with labkit.serve {used:.3f} s"
-)
+print(f"empty {empty:.3f} s; import labkit {imported:.3f} s: {imported - empty:+.3f} s, ratio {imported / empty:.2f}")
+print(f"with labkit.serve loaded {used:.3f} s")
 print(f"torch imported: {bool(torch)}")
