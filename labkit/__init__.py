@@ -14,16 +14,19 @@ __version__ = "0.1.0"
 EXPORTS = {
     "attach": "engines",
     "client": "chat",
+    "compare": "comparison",
     "Conversation": "chat",
     "curl": "chat",
     "doctor": "host",
     "download": "downloads",
     "download_lines": "downloads",
     "facts": "host",
+    "flag_table": "engines.pairs",
     "forget": "shell",
     "install": "runtimes",
     "install_tools": "host",
     "LabError": "errors",
+    "measure": "comparison",
     "open_hub": "hubs",
     "persist": "shell",
     "preview": "downloads",
@@ -35,6 +38,7 @@ EXPORTS = {
     "shutdown": "engines",
     "stream": "chat",
     "sweep": "bench",
+    "tunnel": "tunnels",
     "verify": "manifests",
     "watch": "live",
     "where": "downloads",
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
     from .chat import curl as curl
     from .chat import reasoning_and_answer as reasoning_and_answer
     from .chat import stream as stream
+    from .comparison import compare as compare
+    from .comparison import measure as measure
     from .downloads import download as download
     from .downloads import download_lines as download_lines
     from .downloads import preview as preview
@@ -56,6 +62,7 @@ if TYPE_CHECKING:
     from .engines import running as running
     from .engines import serve as serve
     from .engines import shutdown as shutdown
+    from .engines.pairs import flag_table as flag_table
     from .errors import LabError as LabError
     from .host import doctor as doctor
     from .host import facts as facts
@@ -68,6 +75,7 @@ if TYPE_CHECKING:
     from .runtimes import install as install
     from .shell import forget as forget
     from .shell import persist as persist
+    from .tunnels import tunnel as tunnel
 
 
 def __getattr__(name: str) -> Any:

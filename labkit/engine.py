@@ -21,17 +21,31 @@ class Engine:
     runtime: str
     module: tuple[str, ...]
     port_variable: str
-    key_variable: str
     stages: tuple[Stage, ...]
     explanations: tuple[Explanation, ...]
+    key_variable: str = ""
+    """The environment variable that it takes its key from."""
+    key_flag: str = ""
+    """Of an engine that takes its key from no variable: the flag of a YAML file that holds it."""
+    model_flag: str = ""
+    """The flag before the model; "" where the model is the first word after the command."""
+    hub_variable: str = ""
+    """The environment variable that makes it take hub ids from ModelScope."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Flags of the other engine -> what this one calls them."""
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Flag -> value in a profile -> what this engine calls it."""
     health: str = "/health"
     probe: str = "/v1/completions"
     """Where one token is asked for before a server counts as ready; "" for servers that have no model."""
     kv_tokens: str = ""
     """One group: the tokens that fit in the KV cache, with thousands separators."""
+    no_prefixes: str = ""
+    """The flag that switches the prefix cache off, of an engine whose metrics do not say whether it is on."""
     grace_seconds: float = 20.0
     environment: dict[str, str] = field(default_factory=dict)
     cpu_environment: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, object] = field(default_factory=dict)
     cpu_flags: dict[str, object] = field(default_factory=dict)
     made_environment: dict[str, str] = field(default_factory=dict)
     """On CPU, for a model so small that starting costs more than computing (profiles whose weights are "made")."""

@@ -68,3 +68,11 @@ class StartFailed(LabError):
 
 class NotRunning(LabError):
     """There is no such server, or it is gone."""
+
+
+class SignInFailed(LabError):
+    """Open-WebUI does not take the account or the password."""
+
+
+class ConnectionFailed(LabError):
+    """Open-WebUI cannot use an engine: it is down, the key is wrong, or the base URL is."""

@@ -94,6 +94,7 @@ def make_environment(folder: Path, row: PinnedList, bar: Progress, lock: Lock) -
         _run([*install, "--index", row.fallback], bar, lock, row)
     if row.supply:
         _supply(folder, row.supply["name"], row.supply["version"])
+    _overlay(folder, row)
 
 
 def _supply(folder: Path, name: str, version: str) -> None:
@@ -105,6 +106,16 @@ def _supply(folder: Path, name: str, version: str) -> None:
     for file, text in files.items():
         (info / file).write_text(text)
     (info / "RECORD").write_text("".join(f"{info.name}/{file},,\n" for file in [*files, "RECORD"]))
+
+
+def _overlay(folder: Path, row: PinnedList) -> None:
+    """Put the list's own files in the place of packages' files. By rename: the old ones are hard links into uv's cache."""
+    site = next(folder.glob("lib/python3.*/site-packages"))
+    for path, source in row.overlaid().items():
+        draft = site / path.with_name(f"{path.name}.labkit")
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(source.read_text())
+        draft.replace(site / path)
 
 
 def _uv() -> str:

@@ -3,7 +3,8 @@
 Covers: the requests that run and wait, KV cache use, tokens, mean latencies from sum and count, prefix cache, preemptions;
 the difference between two readings. Does not cover: percentiles (the histograms' buckets are too coarse for them; `bench`
 measures them at the client), storing over time (that is Prometheus itself).
-The names of an engine's metrics are data: `NAMES`. Checked against vLLM 0.26.0 and 0.32.0. Used by notebook 03.
+The names of an engine's metrics are data: `NAMES`. Checked against vLLM 0.26.0 and 0.32.0 and SGLang 0.5.19.
+Used by notebooks 03 and 04.
 """
 
 from __future__ import annotations
@@ -34,6 +35,21 @@ NAMES: dict[str, dict[str, str]] = {
         "prefix_hits": "vllm:prefix_cache_hits_total",
         "preemptions": "vllm:num_preemptions_total",
         "cache_config": "vllm:cache_config_info",
+    },
+    "sglang": {
+        "running": "sglang:num_running_reqs",
+        "waiting": "sglang:num_queue_reqs",
+        "kv_cache": "sglang:token_usage",
+        "finished": "sglang:num_requests_total",
+        "prompt_tokens": "sglang:prompt_tokens_total",
+        "generated_tokens": "sglang:generation_tokens_total",
+        "ttft": "sglang:time_to_first_token_seconds",
+        "queue": "sglang:queue_time_seconds",
+        "itl": "sglang:inter_token_latency_seconds",
+        "e2e": "sglang:e2e_request_latency_seconds",
+        "prefix_queries": "sglang:prompt_tokens_total",
+        "prefix_hits": "sglang:cached_tokens_total",
+        "preemptions": "sglang:num_retracted_requests_total",
     },
 }
 """Engine -> what the table calls it -> what the engine calls it. Latencies are histograms: NAME_sum and NAME_count."""
@@ -131,17 +147,19 @@ def parse(text: str, engine: str) -> Metrics:
     """The metrics of `engine` in `text` (Prometheus exposition format), over all its processes."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    wanted = {real: ours for ours, real in _samples(engine).items()}
+    wanted: dict[str, list[str]] = {}
+    for ours, real in _samples(engine).items():
+        wanted.setdefault(real, []).append(ours)
     values: dict[str, float] = {}
     cache: dict[str, str] = {}
     for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            ours = wanted.get(sample.name)
+        named = [(sample, ours) for sample in family.samples for ours in wanted.get(sample.name, [])]
+        for sample, ours in named:
             if ours == "cache_config":
                 cache = dict(sample.labels)
             elif ours in SHARES:
                 values[ours] = max(values.get(ours, 0.0), sample.value)
-            elif ours:
+            else:
                 values[ours] = values.get(ours, 0.0) + sample.value
     return Metrics(engine, values, cache)
 

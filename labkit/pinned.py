@@ -32,6 +32,7 @@ class PinnedList:
     why: str
     libraries: Mapping[str, str] = field(default_factory=dict)
     supply: Mapping[str, str] = field(default_factory=dict)
+    overlay: str = ""
     fallback: str = ""
     folder: Path = LISTS
 
@@ -43,7 +44,13 @@ class PinnedList:
     @property
     def digest(self) -> str:
         """Changes when an environment made from the list is out of date."""
-        return sha256(f"{self.pins()} {dict(self.supply)}".encode()).hexdigest()[:16]
+        overlaid = {str(path): source.read_text() for path, source in self.overlaid().items()}
+        return sha256(f"{self.pins()} {dict(self.supply)}{overlaid or ''}".encode()).hexdigest()[:16]
+
+    def overlaid(self) -> dict[Path, Path]:
+        """Path below site-packages -> the file that takes its place there."""
+        top = self.folder / self.overlay
+        return {path.relative_to(top): path for path in sorted(top.rglob("*.py"))} if self.overlay else {}
 
     def pins(self) -> dict[str, str]:
         """Package name -> version, as written in the list."""

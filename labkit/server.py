@@ -158,6 +158,11 @@ class Server:
         return self._entry.status().alive
 
     @property
+    def memory_baseline(self) -> list[int]:
+        """Bytes in use on each GPU before the start, [] without one."""
+        return list(self._record.baseline)
+
+    @property
     def stages(self) -> list[tuple[str, float]]:
         """(stage, seconds) of this start, in order; complete once ready."""
         return self._record.stages
@@ -274,7 +279,7 @@ class _Start:
                     self._give_up(timeout)
                 bar.update(elapsed, self.engine.stages[self.stage].name)
                 time.sleep(POLL_SECONDS)
-            bar.update(time.time() - self.record.created_at, "asking for one token")
+            bar.update(time.time() - self.record.created_at, "asking for one token" if self.engine.probe else "")
             self._require_answer()
             self._finish(bar)
 

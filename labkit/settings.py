@@ -34,6 +34,8 @@ CACHES = {
     "FLASHINFER_WORKSPACE_BASE": "flashinfer",
     "TRITON_CACHE_DIR": "triton",
     "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "SGLANG_CACHE_DIR": "sglang",
+    "SGLANG_DG_CACHE_DIR": "deep_gemm",
     "UV_CACHE_DIR": "uv",
 }
 """Environment variable of each cache and its folder under `Settings.caches`.

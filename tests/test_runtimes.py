@@ -142,6 +142,19 @@ def test_the_name_that_the_wheel_leaves_out(place: Place) -> None:
     assert output(runtimes.python("toy"), "-c", code) == "1.0+cpu labkit"
 
 
+def test_a_file_of_the_list_takes_the_place_of_the_package_s_and_only_there(place: Place) -> None:
+    assert output(runtimes.python("toy"), "-m", "toy.cli") == "toy runs"
+    (place.lists / "extra" / "toy").mkdir(parents=True)
+    (place.lists / "extra" / "toy" / "cli.py").write_text("print('our toy')\n")
+    with (place.lists / "engines.toml").open("a") as table:
+        table.write('overlay = "extra"\n')
+    pinned._read.cache_clear()
+    assert not runtimes.present("toy"), "an overlay changes what the environment is"
+    assert output(runtimes.python("toy"), "-m", "toy.cli") == "our toy"
+    place.engines()
+    assert output(runtimes.python("toy"), "-m", "toy.cli") == "toy runs", "uv's cache was written into"
+
+
 def test_killed_install_counts_for_nothing(place: Place) -> None:
     process = place.install_elsewhere()
     while not list(place.folder.parent.glob("toy-cpu.partial-*")) and process.poll() is None:
@@ -256,6 +269,7 @@ def test_own_environment_that_is_none(place: Place, monkeypatch: pytest.MonkeyPa
 )
 def test_the_list_follows_the_driver(driver: str, expected: str) -> None:
     assert runtimes.runtime_list("vllm", driver).list == expected
+    assert runtimes.runtime_list("sglang", driver).list == expected.replace("vllm", "sglang")
 
 
 def test_a_driver_too_old_for_all() -> None:

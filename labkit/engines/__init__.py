@@ -20,10 +20,9 @@ from ..profiles import Profile, profile, profiles
 from ..registry import Entry, Record, device_kind, entries
 from ..server import Server, StopReport, start
 from ..settings import Settings, settings
-from . import vllm
+from . import open_webui, sglang, vllm
 
-ENGINES: dict[str, Engine] = {vllm.ENGINE.name: vllm.ENGINE}
-HUB_VARIABLES = {"vllm": "VLLM_USE_MODELSCOPE"}
+ENGINES: dict[str, Engine] = {kind.name: kind for kind in (vllm.ENGINE, sglang.ENGINE, open_webui.ENGINE)}
 
 
 def serve(
@@ -38,20 +37,22 @@ def serve(
     extra: list[str] | None = None,
     **options: object,
 ) -> Server:
-    """Start `engine` ("vllm") with `model` on 127.0.0.1 and return when it answers; if it runs already, attach to it.
+    """Start `engine` ("vllm" or "sglang") with `model` on 127.0.0.1 and return when it answers; if it runs already, attach to it.
 
     `model` is a profile's name, a folder, or a hub's id (`use_modelscope` takes that from ModelScope). Every other keyword is
     a flag of the engine, spelt with underscores: max_model_len=8192, gpu_memory_utilization=0.9, max_num_seqs=64,
     max_num_batched_tokens, tensor_parallel_size, pipeline_parallel_size, dtype, kv_cache_dtype, quantization,
     chat_template, reasoning_parser, enable_lora=True, lora_modules=["name=path"], load_format="dummy", host="0.0.0.0" (then
-    the whole network can reach it; the default is this machine alone). `extra` is passed through unchanged.
-    A profile brings its own max_model_len and reasoning parser; say None to leave one out.
+    the whole network can reach it; the default is this machine alone). SGLang's words differ: `labkit.flag_table()`.
+    `extra` is passed through unchanged. A profile brings its own max_model_len (SGLang: context_length) and reasoning parser;
+    say None to leave one out.
 
     `owner` "kernel" ends the server with this process, "lab" lets it outlive it (default: LABKIT_OWNER). `wait=False`
     returns at once. Prints the exact command line. Raises `LabError` children: before anything starts for an unknown
     engine, profile or folder, a busy port, a missing environment; `StartFailed` when the engine exits.
     """
     kind, where = _engine(engine), settings()
+    _require_own_names(kind, options)
     chosen = _chosen(model)
     source, defaults = _source(chosen, where)
     served = options.pop("served_model_name", None) or (chosen.served_name if isinstance(chosen, Profile) else Path(source).name)
@@ -59,21 +60,21 @@ def serve(
     number = port or where.ports[kind.name]
     words = (
         {"served_model_name": served, "host": "127.0.0.1", "port": number}
-        | defaults
+        | _in_its_words(kind, defaults)
+        | kind.flags
         | (kind.cpu_flags if device == "cpu" else {})
         | options
     )
     python = runtimes.python(kind.runtime)
-    command = [str(python), "-m", *kind.module, source, *flags(words), *(extra or [])]
+    model_words = [kind.model_flag, source] if kind.model_flag else [source]
+    command = [str(python), "-m", *kind.module, *model_words, *_key_words(kind, where), *flags(words), *(extra or [])]
     environment = _environment(kind, chosen, device, local=Path(source).is_dir(), use_modelscope=use_modelscope)
     server = _running(kind, command)
     if server is None:
         record = _record(
             kind, where, command, environment, owner=owner or where.owner, device=device, port=number, model=str(served), source=source
         )
-        server = start(
-            kind, record, {**where.cache_environment(), **_own_path(kind), **environment, kind.key_variable: where.key(kind.name)}
-        )
+        server = start(kind, record, {**where.cache_environment(), **_own_path(kind), **environment, **_key_environment(kind, where)})
         _announce(record, source)
     return server.wait(timeout) if wait else server
 
@@ -98,10 +99,57 @@ def shutdown() -> list[StopReport]:
     return [server.stop() for server in running()]
 
 
+def model_engines() -> list[str]:
+    """The engines that serve a model; Open-WebUI has none of its own."""
+    return [name for name, kind in ENGINES.items() if kind.probe]
+
+
 def _engine(name: str) -> Engine:
-    if name not in ENGINES:
-        raise SettingError(f"There is no engine {name!r}.", f"Use one of: {', '.join(ENGINES)}.")
+    if name not in model_engines():
+        other = " Open-WebUI is started by labkit.webui.serve()." if name == open_webui.ENGINE.name else ""
+        raise SettingError(f"There is no engine {name!r} that serves a model.{other}", f"Use one of: {', '.join(model_engines())}.")
     return ENGINES[name]
+
+
+def _require_own_names(kind: Engine, options: dict[str, object]) -> None:
+    """Raise `SettingError` for a flag that the other engine has, and for the one that labkit itself needs."""
+    foreign = {name: kind.names[name] for name in options if name in kind.names}
+    if foreign:
+        what = ", ".join(f"{name} is {own}" for name, own in foreign.items())
+        raise SettingError(f"{kind.title} has other words: {what}.", "labkit.flag_table() shows both engines' flags and how they differ.")
+    if kind.key_flag in options:
+        raise SettingError(
+            f"{kind.title} takes one --{kind.key_flag} file, and labkit uses it for the key.",
+            "Give the flags that are in yours as keywords.",
+        )
+
+
+def _in_its_words(kind: Engine, brought: dict[str, Any]) -> dict[str, Any]:
+    """A profile's flags, named and valued as this engine wants them."""
+    return {kind.names.get(name, name): kind.values.get(name, {}).get(value, value) for name, value in brought.items()}
+
+
+def _key_words(kind: Engine, where: Settings) -> list[str]:
+    """The flag of the file that holds the key, for an engine that takes it from no variable; the file is written here."""
+    if not kind.key_flag:
+        return []
+    path = where.key_file(kind.name).with_suffix(".yaml")
+    text = f"api-key: {where.key(kind.name)}\n"
+    if not path.exists() or path.read_text() != text:
+        draft = path.with_suffix(f".{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(text)
+        draft.replace(path)
+    return [f"--{kind.key_flag}", str(path)]
+
+
+def _key_environment(kind: Engine, where: Settings) -> dict[str, str]:
+    return {kind.key_variable: where.key(kind.name)} if kind.key_variable else {}
+
+
+def _own_path(kind: Engine) -> dict[str, str]:
+    """An environment that the kit made sees only itself; one that was named may live from PYTHONPATH."""
+    return {} if os.environ.get(runtimes.VARIABLE + kind.runtime.upper()) else {"PYTHONPATH": ""}
 
 
 def _chosen(model: str | Path | Profile) -> str | Path | Profile:
@@ -146,13 +194,8 @@ def _environment(kind: Engine, model: str | Path | Profile, device: str, *, loca
     if local:
         words["HF_HUB_OFFLINE"] = "1"  # a folder needs no hub, and a slow hub must not hold up the start
     if use_modelscope and not local:
-        words[HUB_VARIABLES[kind.name]] = "True"
+        words[kind.hub_variable] = "True"
     return words
-
-
-def _own_path(kind: Engine) -> dict[str, str]:
-    """An environment that the kit made sees only itself; one that was named may live from PYTHONPATH."""
-    return {} if os.environ.get(runtimes.VARIABLE + kind.runtime.upper()) else {"PYTHONPATH": ""}
 
 
 def _running(kind: Engine, command: list[str]) -> Server | None:
@@ -166,7 +209,8 @@ def _record(kind: Engine, where: Settings, command: list[str], environment: dict
     stamp = time.strftime("%Y%m%d-%H%M%S")
     key_file = where.key_file(kind.name)
     shown_environment = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
-    shown = " ".join([*shown_environment, f'{kind.key_variable}="$(cat {shlex.quote(str(key_file))})"', shlex.join(command)])
+    shown_key = [f'{kind.key_variable}="$(cat {shlex.quote(str(key_file))})"'] if kind.key_variable else []
+    shown = " ".join([*shown_environment, *shown_key, shlex.join(command)])
     folder = where.logs / kind.name
     return Record(
         name=kind.name,

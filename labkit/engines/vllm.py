@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..engine import Engine
 from ..logs import Explanation, Stage
+from .pairs import other_names
 
 STAGES = (
     Stage("importing vLLM", "", 9, 20),
@@ -146,9 +147,11 @@ ENGINE = Engine(
     module=("vllm.entrypoints.cli.main", "serve"),
     port_variable="LABKIT_PORT_VLLM",
     key_variable="VLLM_API_KEY",
+    hub_variable="VLLM_USE_MODELSCOPE",
     stages=STAGES,
     explanations=EXPLANATIONS,
     kv_tokens=r"[GC]PU KV cache size: ([\d,]+) tokens",
+    names=other_names("vllm"),
     environment={"VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1"},  # a notebook kernel asks for colour, and logs are read by patterns
     # 1 GiB holds a million tokens of the course model; without compilation the first answer comes at once and no compiler is needed
     cpu_environment={"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"},

@@ -14,7 +14,7 @@ import pytest
 from labkit.cli import main
 from labkit.supervisor import process_row, process_table
 
-from .conftest import Kernel, wait_until
+from .conftest import ENGINES, Kernel, wait_until
 
 GONE_SECONDS = 10
 VICTIMS = ["kernel", "engine", "watcher", "keeper"]
@@ -22,7 +22,7 @@ REASONS = {"kernel": "owner gone", "engine": "exited", "watcher": "watcher died"
 
 
 def members(engine: int) -> list[int]:
-    """All processes of the engine's session: vLLM's workers stay in it, whatever they call themselves."""
+    """All processes of the engine's session: the workers of both engines stay in it, whatever they call themselves."""
     return [row[0] for row in process_table() if row[3] == engine and row[2] != "Z"]
 
 
@@ -35,7 +35,8 @@ def kill_and_look(kernel: Kernel, victim: str, capsys: pytest.CaptureFixture[str
     assert wait_until(lambda: not kernel.entry.status().alive, GONE_SECONDS)
     capsys.readouterr()
     main(["ps"])
-    assert f"ended  {os.environ['LABKIT_PORT_VLLM']}" in (shown := capsys.readouterr().out) and REASONS[victim] in shown
+    port = os.environ[f"LABKIT_PORT_{kernel.entry.name.upper()}"]
+    assert f"ended  {port}" in (shown := capsys.readouterr().out) and REASONS[victim] in shown
 
 
 def is_live(pid: int) -> bool:
@@ -43,22 +44,27 @@ def is_live(pid: int) -> bool:
     return row is not None and row[2] != "Z"
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_in_the_middle_of_the_start(kernel: Callable[[], Kernel], victim: str, capsys: pytest.CaptureFixture[str]) -> None:
-    kill_and_look(kernel().until_starting(), victim, capsys)
+def test_in_the_middle_of_the_start(kernel: Callable[[str], Kernel], engine: str, victim: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kill_and_look(kernel(engine).until_starting(), victim, capsys)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_while_serving(kernel: Callable[[], Kernel], victim: str, capsys: pytest.CaptureFixture[str]) -> None:
-    kill_and_look(kernel().until_ready(), victim, capsys)
+def test_while_serving(kernel: Callable[[str], Kernel], engine: str, victim: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kill_and_look(kernel(engine).until_ready(), victim, capsys)
 
 
-def test_a_worker_that_is_killed_while_serving_is_noticed(kernel: Callable[[], Kernel], capsys: pytest.CaptureFixture[str]) -> None:
-    running = kernel().until_ready()
-    engine = running.pid("engine")
-    worker = max(set(members(engine)) - {engine})
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_worker_that_is_killed_while_serving_is_noticed(
+    kernel: Callable[[str], Kernel], engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = kernel(engine).until_ready()
+    first = running.pid("engine")
+    worker = max(set(members(first)) - {first})
     os.kill(worker, signal.SIGKILL)
-    assert wait_until(lambda: not running.entry.status().alive or not members(engine), 60), "vLLM did not end"
+    assert wait_until(lambda: not running.entry.status().alive or not members(first), 60), f"{engine} did not end"
     capsys.readouterr()
     main(["ps"])
     assert "ready" not in capsys.readouterr().out

@@ -1,0 +1,150 @@
+"""SGLang's data against whole logs of real starts and against the failures as SGLang words them; flags of both engines."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labkit import engines
+from labkit.engine import Engine
+from labkit.engines import ENGINES, vllm
+from labkit.engines.pairs import PAIRS, flag_table, other_names
+from labkit.engines.sglang import ENGINE, EXPLANATIONS, LOGGING
+from labkit.errors import SettingError
+from labkit.logs import explain
+from labkit.settings import settings
+
+DATA = Path(__file__).with_name("data")
+
+
+def stages_of(engine: Engine, log: str) -> list[str]:
+    current, names = 0, [engine.stages[0].name]
+    for line in log.splitlines():
+        index = engine.stage_at(line, current)
+        if index != current:
+            current = index
+            names.append(engine.stages[index].name)
+    return names
+
+
+def test_a_gpu_start_shows_every_stage_in_order() -> None:
+    assert stages_of(ENGINE, (DATA / "sglang-0.5.17-h200.log").read_text()) == [stage.name for stage in ENGINE.stages]
+
+
+def test_a_cpu_start_shows_its_stages() -> None:
+    log = (DATA / "sglang-0.5.19-cpu.log").read_text()
+    assert stages_of(ENGINE, log) == [stage.name for stage in ENGINE.stages if stage.cpu_seconds]
+
+
+@pytest.mark.parametrize(("file", "tokens"), [("sglang-0.5.17-h200.log", 802_975), ("sglang-0.5.19-cpu.log", 65_536)])
+def test_the_kv_cache_is_read_from_the_log(file: str, tokens: int) -> None:
+    assert ENGINE.kv_cache_tokens((DATA / file).read_text()) == tokens
+
+
+FAILURES = {
+    "sglang serve: error: unrecognized arguments: --max-modle-len 1024": ("--max-modle-len 1024", "spelling"),
+    "sglang serve: error: argument --dtype: invalid choice: 'float8' (choose from 'auto', 'half')": ("--dtype cannot be float8", "'auto'"),
+    "sglang serve: error: argument --port: invalid int value: 'x'": ("--port: invalid int value: 'x'", "value"),
+    "ValueError: User-specified context_length (4096) is greater than the derived context_length (512). This may lead to": (
+        "4096 tokens) is longer than the one the model was made for (512)",
+        "context_length",
+    ),
+    "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. Current value: mem_fraction_static=0.1": (
+        "mem_fraction_static 0.1",
+        "smaller or quantised",
+    ),
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.": ("ran out of memory", "Lower mem_fraction_static"),
+    "RuntimeError: The NVIDIA driver on your system is too old (found version 12040).": ("too old", "CUDA 12 list"),
+    "OSError: Repo id must use alphanumeric chars, '-', '_' or '.'. The name cannot start or end with '-' or '.': './no-such-model'.": (
+        "no model at ./no-such-model",
+        "notebook 02",
+    ),
+    "LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder for the specified revision": (
+        "not in the cache",
+        "modelscope",
+    ),
+    "safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata": ("damaged", "labkit.verify"),
+    "ValueError: Cannot find the config file for awq": ("quantization=awq", "config.json"),
+    "RuntimeError: Found no NVIDIA driver on your system. Please check": ("no", "device='cpu'"),
+    "[Errno 98] error while attempting to bind on address ('127.0.0.1', 30000): address already in use": ("port was taken", "ss -ltnp"),
+    "OSError: [Errno 28] No space left on device": ("disk is full", "df -h"),
+    "AssertionError: something new": ("AssertionError: something new", "above"),
+}
+
+
+@pytest.mark.parametrize("line", FAILURES)
+def test_each_failure_is_explained(line: str) -> None:
+    verdict = explain(
+        f"[2026-11-21 09:33:42] Init torch distributed begin.\n{line}\nSIGQUIT received. It usually means one child failed.\n", EXPLANATIONS
+    )
+    cause, fix = FAILURES[line]
+    assert cause in verdict.cause and fix in verdict.fix and verdict.line == line
+
+
+def test_every_explanation_is_shown_by_a_failure_above_or_is_rare() -> None:
+    rare = {r"trust_remote_code=True", "Ninja is required"}
+    unseen = [e.pattern for e in EXPLANATIONS if not any(re.search(e.pattern, line) for line in FAILURES)]
+    assert all(any(pattern.startswith(start) for start in rare) for pattern in unseen), unseen
+
+
+def test_a_good_start_shows_no_failure() -> None:
+    for log in DATA.glob("sglang-*.log"):
+        assert not explain(log.read_text(), EXPLANATIONS).cause
+
+
+def test_each_engine_knows_the_other_s_words() -> None:
+    assert ENGINES["sglang"].names["max_model_len"] == "context_length"
+    assert ENGINES["vllm"].names["context_length"] == "max_model_len"
+    both = {pair.vllm for pair in PAIRS} & {pair.sglang for pair in PAIRS}
+    assert not both & (set(other_names("vllm")) | set(other_names("sglang")))
+
+
+def test_the_flag_table_shows_itself_in_both_languages_and_as_text() -> None:
+    table = flag_table()
+    assert "--context-length" in str(table) and "显存" in table._repr_html_() and len(str(table).splitlines()) == len(PAIRS) + 1
+
+
+@pytest.mark.parametrize(("engine", "flag"), [("sglang", "max_num_seqs"), ("vllm", "mem_fraction_static"), ("sglang", "config")])
+def test_a_flag_it_cannot_take_is_told_before_anything_is_written(
+    engine: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
+    with pytest.raises(SettingError, match=flag):
+        engines.serve(engine, "tiny", **{flag: 1})
+    assert not (tmp_path / "home").exists()
+
+
+def test_what_a_profile_brings_is_said_in_the_engine_s_words() -> None:
+    brought = {"max_model_len": 32768, "reasoning_parser": "deepseek_r1", "load_format": "dummy"}
+    assert engines._in_its_words(ENGINE, brought) == {"context_length": 32768, "reasoning_parser": "deepseek-r1", "load_format": "dummy"}
+    assert engines._in_its_words(vllm.ENGINE, brought) == brought
+
+
+def test_the_key_reaches_sglang_through_a_file_that_only_the_owner_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    where = settings()
+    words = engines._key_words(ENGINE, where)
+    path = Path(words[1])
+    assert words[0] == "--config" and path.suffix == ".yaml" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text() == f"api-key: {where.key('sglang')}\n"
+    where.key_file("sglang").write_text("sk-changed")
+    engines._key_words(ENGINE, where)
+    assert path.read_text() == "api-key: sk-changed\n"
+    assert engines._key_words(vllm.ENGINE, where) == [] and engines._key_environment(ENGINE, where) == {}
+
+
+def test_its_logging_leaves_out_the_line_with_the_key() -> None:
+    code = (
+        "import json, logging, logging.config, sys; logging.config.dictConfig(json.load(open(sys.argv[1])));"
+        "logging.getLogger('sglang.srt.entrypoints.engine').info('server_args=ServerArgs(api_key=sk-1)');"
+        "logging.getLogger('sglang.srt.managers.scheduler').info('max_total_num_tokens=65536')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(LOGGING)], capture_output=True, text=True, check=True)
+    assert "sk-1" not in done.stdout + done.stderr and "max_total_num_tokens=65536" in done.stdout
+    assert json.loads(LOGGING.read_text())["disable_existing_loggers"] is False
