@@ -1,13 +1,14 @@
-"""A concurrency sweep: the same load at rising concurrency, through the engine's own benchmark client.
+"""A concurrency sweep: the same load at rising concurrency, through vLLM's benchmark client, whichever engine serves.
 
 Covers: `vllm bench serve` with random prompts, one result shape for every engine (`Run`), tables, JSON.
 Does not cover: answer quality, traffic that arrives by the clock (this load is closed: each slot sends its next request when
-its last one ended), comparing engines (that is `./lab bench` over several sweeps), drawing (`plots.sweep_figure`).
+its last one ended), comparing engines (`comparison`), drawing (`plots.sweep_figure`).
 
 How it measures: random tokens of a fixed length, generation to the full length (--ignore-eos), a fresh seed for every level
 so that the prefix cache cannot serve one level with another's prompts, one warm-up that is not counted. TTFT includes
 waiting in the server's queue. TPOT is (last token - first token) / (tokens - 1) of a request, ITL every gap by itself.
-Used by notebook 03.
+SGLang's own client computes some figures differently; one client for both makes them comparable.
+Used by notebooks 03 and 04.
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import logs
+from . import logs, runtimes
 from .errors import LabError, NotRunning, SettingError
-from .metrics import Metrics, read_metrics
+from .metrics import NAMES, Metrics, read_metrics
 from .progress import Progress
 from .settings import settings
 
 if TYPE_CHECKING:
     from .server import Server
 
-DRIVERS = {"vllm": Path(__file__).with_name("bench_driver.py")}
-"""Engine -> the script that its own python runs."""
+CLIENT = "vllm"
+"""The engine whose benchmark client sends the load; its environment is needed whichever engine is measured."""
+DRIVER = Path(__file__).with_name("bench_driver.py")
+"""The script that the client's python runs."""
+LIMITS = ("--max-num-seqs", "--max-running-requests")
 KEY_VARIABLE = "OPENAI_API_KEY"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 POLL_SECONDS = 0.25
@@ -105,9 +109,11 @@ class Sweep:
     prefix_caching: bool | None
     started: str
     limit: int | None = None
-    """The server's --max-num-seqs, None if it was left to the engine."""
+    """The server's --max-num-seqs (SGLang: --max-running-requests), None if it was left to the engine."""
     runs: list[Run] = field(default_factory=list)
     file: str = ""
+    client: str = ""
+    """Which benchmark client sent the load, with its version."""
 
     @property
     def failed(self) -> int:
@@ -124,7 +130,7 @@ class Sweep:
         return (
             f"{self.engine} {self.version}, {self.model}, {self.machine}; n = {requests} requests per level, "
             f"{first.input_len} tokens in, {first.output_len} out, concurrency {_range([run.level for run in self.runs])}, "
-            f"prefix caching {caching}, fresh random prompts per level" + (f", --max-num-seqs {self.limit}" if self.limit else "")
+            f"prefix caching {caching}, fresh random prompts per level" + (f", at most {self.limit} run at once" if self.limit else "")
         )
 
     def __str__(self) -> str:
@@ -160,11 +166,15 @@ class Sweep:
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises `LabError` for a file that is none of ours."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            runs = [Run(**run | {name: Latency(**run[name]) for name in ("ttft", "tpot", "itl")}) for run in content.pop("runs")]
-            return cls(**content, runs=runs)
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LabError(f"{path} is no sweep: {error}.", "Give a .json file that Sweep.save wrote.") from error
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The sweep that `save` wrote as `content`. Raises KeyError or TypeError for anything else."""
+        runs = [Run(**run | {name: Latency(**run[name]) for name in ("ttft", "tpot", "itl")}) for run in content["runs"]]
+        return cls(**{**content, "runs": runs})
 
 
 def sweep(
@@ -184,8 +194,8 @@ def sweep(
     saved then, and the error says where.
     """
     _require_sensible(levels, input_len, output_len, requests)
-    if server.engine.name not in DRIVERS:
-        raise SettingError(f"There is no benchmark client for {server.engine.title}.", f"Engines with one: {', '.join(DRIVERS)}.")
+    if server.engine.name not in NAMES:
+        raise SettingError(f"{server.engine.title} serves no model.", f"Load one of: {', '.join(NAMES)}.")
     if not server.answers():
         raise NotRunning(f"{server.url} does not answer.", "./lab ps shows what runs; ./lab logs vllm says why it ended.")
     return _Sweeping(server, list(levels), input_len, output_len, requests, on_level).run()
@@ -220,12 +230,14 @@ class _Sweeping:
         self.log = settings().logs / "bench" / f"{stamp}.err.log"
         self.file = self.log.with_name(f"{stamp}-{server.name}.json")
         first = read_metrics(server)
+        self.same = server.engine.name == CLIENT
+        self.python = server.command[0] if self.same else str(runtimes.python(CLIENT))
         self.sweep = Sweep(
             engine=server.engine.title,
-            version="",
+            version="" if self.same else runtimes.install(server.engine.runtime).versions[server.engine.runtime],
             model=server.model,
             machine=machine(server),
-            prefix_caching=first.prefix_caching,
+            prefix_caching=_keeps_prefixes(server, first),
             started=stamp,
             limit=limit(server.command),
             file=str(self.file),
@@ -239,7 +251,8 @@ class _Sweeping:
         with Progress("Benchmark", total=sum(self.counts), unit="requests") as bar:
             for event in self._events(bar):
                 if event["event"] == "imported":
-                    self.sweep.version = event["version"]
+                    self.sweep.client = f"vllm bench serve {event['version']}"
+                    self.sweep.version = self.sweep.version or event["version"]
                 elif event["event"] == "begin":
                     self._begin(event["index"] - 1)
                 else:
@@ -293,7 +306,7 @@ class _Sweeping:
         lines: queue.Queue[str | None] = queue.Queue()
         with self.log.open("wb") as log:
             process = subprocess.Popen(
-                [self.server.command[0], str(DRIVERS[self.server.engine.name])],
+                [self.python, str(DRIVER)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -322,7 +335,7 @@ class _Sweeping:
 
     def _look(self, bar: Progress) -> None:
         if self.now < 0:
-            bar.update(0, "warming up" if self.sweep.version else "importing the benchmark client (about 20 s)")
+            bar.update(0, "warming up" if self.sweep.client else "importing the benchmark client (about 20 s)")
             return
         try:
             metrics = read_metrics(self.server)
@@ -348,10 +361,10 @@ class _Sweeping:
     def _environment(self) -> dict[str, str]:
         """This process's own with the key, without proxies (the server is here), without asking a hub for a local folder."""
         words = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
-        words |= settings().cache_environment() | self.server.engine.environment | {KEY_VARIABLE: self.server.key}
+        words |= settings().cache_environment() | {"VLLM_NO_USAGE_STATS": "1", KEY_VARIABLE: self.server.key}
         if Path(self.server.source).is_dir():
             words["HF_HUB_OFFLINE"] = "1"
-        elif "VLLM_USE_MODELSCOPE=" in self.server.shown:
+        elif f"{self.server.engine.hub_variable}=" in self.server.shown:
             words["VLLM_USE_MODELSCOPE"] = "True"
         return words
 
@@ -364,10 +377,17 @@ class _Sweeping:
 
 
 def limit(command: Sequence[str]) -> int | None:
-    """The value of --max-num-seqs on a command line, None without one."""
+    """How many requests may run at once, from a command line; None without the flag."""
     words = [part for word in command for part in word.split("=", 1)]
-    found = [value for flag, value in zip(words, words[1:], strict=False) if flag == "--max-num-seqs" and value.isdigit()]
+    found = [value for flag, value in zip(words, words[1:], strict=False) if flag in LIMITS and value.isdigit()]
     return int(found[-1]) if found else None
+
+
+def _keeps_prefixes(server: Server, metrics: Metrics) -> bool | None:
+    """Whether the prefix cache is on: as the server's metrics say, else as it was started."""
+    if server.engine.name == CLIENT or not server.engine.no_prefixes:
+        return metrics.prefix_caching
+    return server.engine.no_prefixes not in server.command
 
 
 def machine(server: Server) -> str:

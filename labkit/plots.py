@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .bench import Latency, Sweep
+    from .comparison import Comparison
 
 COLOURS = ("#2f6fed", "#e07b26", "#2e9e5b", "#9b4dca", "#c9372c", "#178f9c", "#8a6d3b", "#5b6470")
 GRID = "#d9dde3"
@@ -93,6 +94,65 @@ def sweep_figure(sweep: Sweep) -> Picture:
             _queue_line(axes, sweep)
         figure.supxlabel(_wrapped(sweep.caption(), 170), fontsize=8, color=QUIET, x=0.01, ha="left")
         return Picture(_png(figure), sweep.caption())
+
+
+def comparison_figure(comparison: Comparison) -> Picture:
+    """Engines beside each other: throughput, TTFT and TPOT against concurrency, and each start, stage by stage.
+
+    Latencies: the line is the median, the dots are p95 and p99, on a logarithmic axis: two engines may differ tenfold.
+    """
+    with _drawing:
+        figure = _figure(12.0, 7.0)
+        upper, lower = figure.subplots(2, 2)
+        for index, one in enumerate(comparison.measured):
+            runs, colour = one.sweep.runs, COLOURS[index]
+            levels = [run.level for run in runs]
+            _line(upper[0], levels, [run.output_tokens_per_s for run in runs], colour)
+            _percentile_lines(upper[1], levels, [run.ttft for run in runs], colour)
+            _percentile_lines(lower[0], levels, [run.tpot for run in runs], colour)
+        upper[0].set_ylim(bottom=0)
+        upper[0].legend([one.engine for one in comparison.measured], fontsize=9, frameon=False)
+        for axes, title in (
+            (upper[0], "throughput: output tokens per second"),
+            (upper[1], "TTFT: ms to the first token (line: median, dots: p95, p99)"),
+            (lower[0], "TPOT: ms for each further token (line: median, dots: p95, p99)"),
+        ):
+            axes.set_title(title, loc="left", fontsize=10)
+            _concurrency_axis(axes, [run.level for run in comparison.measured[0].sweep.runs])
+        _draw_starts(lower[1], comparison)
+        figure.supxlabel(_wrapped(comparison.caption(), 190), fontsize=8, color=QUIET, x=0.01, ha="left")
+        return Picture(_png(figure), comparison.caption())
+
+
+def _percentile_lines(axes: Axes, levels: list[int], latencies: Sequence[Latency], colour: str) -> None:
+    from matplotlib.ticker import LogLocator
+
+    _line(axes, levels, [one.median for one in latencies], colour)
+    for values, marker in (([one.p95 for one in latencies], "^"), ([one.p99 for one in latencies], "x")):
+        axes.plot(levels, values, color=colour, marker=marker, markersize=5, linewidth=0, alpha=0.7)
+    low, high = axes.dataLim.intervaly
+    axes.set_yscale("log", subs=())
+    axes.set_ylim(low / 1.4, high * 1.4)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+
+
+def _draw_starts(axes: Axes, comparison: Comparison) -> None:
+    """One bar for each engine: its stages, and behind it the whole and the memory it held."""
+    longest = max(one.start_seconds for one in comparison.measured)
+    for row, one in enumerate(comparison.measured):
+        left = 0.0
+        for number, (name, seconds) in enumerate(one.stages):
+            axes.barh(row, seconds, left=left, height=0.42, color=COLOURS[row], alpha=0.85 if number % 2 == 0 else 0.5)
+            if seconds > 0.12 * longest:
+                axes.annotate(_wrapped(name, 16), (left + seconds / 2, row), ha="center", va="center", fontsize=7, color="black")
+            left += seconds
+        total = f"{one.start_seconds:.0f} s, then {one.memory_bytes / GIB:.1f} GiB"
+        axes.annotate(total, (0, row + 0.24), xytext=(2, 2), **_small("left", "bottom"))
+    axes.set_yticks(range(len(comparison.measured)), [one.engine for one in comparison.measured])
+    axes.set_ylim(-0.5, len(comparison.measured) - 0.3)
+    axes.set_xlabel("seconds")
+    axes.set_title("start until the first token, and memory held", loc="left", fontsize=10)
 
 
 def _draw_memory(axes: Axes, recording: Recording) -> None:

@@ -1,0 +1,192 @@
+"""Two engines on the same load, one after the other: what was measured of each, side by side.
+
+    vllm = labkit.measure(server, levels)      while vLLM runs; stop it, start SGLang
+    sglang = labkit.measure(server, levels)
+    labkit.compare(vllm, sglang)               table and figure
+
+Covers: start time by stage, memory held, throughput and latency of one closed load (`bench`). Does not cover: answer quality,
+other loads, other flags: the result holds for this load, these versions and this machine, which is why the caption names them.
+Used by notebook 04.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from . import bench, memory
+from .bench import Latency, Run, Sweep
+from .errors import LabError, SettingError
+
+if TYPE_CHECKING:
+    from .plots import Picture
+    from .server import Server
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One engine: `start_seconds` to the first token, `stages` of that start, `memory_bytes` it held after the load.
+
+    Memory is what the GPUs hold more than before its start; without a GPU the resident memory of its processes, in which
+    pages that they share count once for each. `kv_tokens` is what its own log says.
+    """
+
+    sweep: Sweep
+    start_seconds: float
+    stages: tuple[tuple[str, float], ...]
+    memory_bytes: int
+    kv_tokens: int | None
+
+    @property
+    def engine(self) -> str:
+        return self.sweep.engine
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON, beside and renamed; `Measured.load` reads it."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.rename(target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises `LabError` for a file that is none of ours."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            stages = tuple((str(name), float(seconds)) for name, seconds in content.pop("stages"))
+            return cls(sweep=Sweep.from_json(content.pop("sweep")), stages=stages, **content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LabError(f"{path} is no measurement: {error}.", "Give a .json file that Measured.save wrote.") from error
+
+
+def measure(
+    server: Server,
+    levels: Sequence[int],
+    *,
+    input_len: int = 512,
+    output_len: int = 128,
+    requests: int | None = None,
+    on_level: Callable[[str], None] | None = None,
+) -> Measured:
+    """Load `server` as `bench.sweep` does and note how it started and what it holds; also saved beside the sweep's own file.
+
+    Raises what `bench.sweep` raises.
+    """
+    sweep = bench.sweep(server, levels, input_len=input_len, output_len=output_len, requests=requests, on_level=on_level)
+    measured = Measured(sweep, round(server.ready_seconds, 1), tuple(server.stages), _held(server), server.kv_cache_tokens)
+    measured.save(Path(sweep.file).with_suffix(".measured.json"))
+    return measured
+
+
+def compare(*measured: Measured) -> Comparison:
+    """Set them side by side. Raises `SettingError` unless all had the same load: levels, lengths, number of requests."""
+    loads = {_load(one.sweep) for one in measured}
+    if len(measured) < 2 or len(loads) != 1:
+        raise SettingError(
+            f"{len(measured)} measurements with {len(loads)} different loads.",
+            "Compare two or more that were measured with the same levels, input_len, output_len and requests.",
+        )
+    return Comparison(measured)
+
+
+TOTALS: tuple[tuple[str, Callable[[Measured], str]], ...] = (
+    ("version", lambda one: one.sweep.version),
+    ("start, s", lambda one: f"{one.start_seconds:.0f}"),
+    ("memory held, GiB", lambda one: f"{one.memory_bytes / GIB:.1f}"),
+    ("KV cache, tokens", lambda one: "-" if one.kv_tokens is None else f"{one.kv_tokens:,}"),
+    ("prefix cache", lambda one: {True: "on", False: "off", None: "-"}[one.sweep.prefix_caching]),
+)
+
+
+def _percentiles(latency: Latency, digits: int) -> str:
+    return " / ".join(f"{value:,.{digits}f}" for value in (latency.median, latency.p95, latency.p99))
+
+
+LEVEL_COLUMNS: tuple[tuple[str, Callable[[Run], str]], ...] = (
+    ("failed", lambda run: str(run.failed)),
+    ("output tokens/s", lambda run: f"{run.output_tokens_per_s:,.0f}"),
+    ("TTFT p50 / p95 / p99, ms", lambda run: _percentiles(run.ttft, 0)),
+    ("TPOT p50 / p95 / p99, ms", lambda run: _percentiles(run.tpot, 1)),
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Shows itself as two tables: what each engine took, and how it served at each concurrency."""
+
+    measured: tuple[Measured, ...]
+
+    def caption(self) -> str:
+        """What the numbers hold for: without it they say nothing."""
+        sweep = self.measured[0].sweep
+        first, levels = sweep.runs[0], [run.level for run in sweep.runs]
+        counts = sorted({run.requests for run in sweep.runs})
+        versions = " and ".join(f"{one.engine} {one.sweep.version}" for one in self.measured)
+        return (
+            f"{versions}, {sweep.model}, {sweep.machine}, one after the other; n = {_span(counts)} requests per level, "
+            f"{first.input_len} tokens in, {first.output_len} out, concurrency {', '.join(map(str, levels))}; the same client "
+            f"({sweep.client}), fresh random prompts per level and engine, one run. Holds for this load and these versions only."
+        )
+
+    def ratio(self, level: int) -> float:
+        """Output tokens/s at concurrency `level`: the last engine's divided by the first one's."""
+        first, last = (next(run for run in one.sweep.runs if run.level == level) for one in (self.measured[0], self.measured[-1]))
+        return last.output_tokens_per_s / first.output_tokens_per_s
+
+    def figure(self) -> Picture:
+        """Throughput, TTFT, TPOT and start, the engines beside each other (`plots.comparison_figure`)."""
+        from .plots import comparison_figure
+
+        return comparison_figure(self)
+
+    def tables(self) -> list[list[list[str]]]:
+        """Both tables as rows of text, headings first."""
+        totals = [["engine", *(name for name, _ in TOTALS)], *([one.engine, *(show(one) for _, show in TOTALS)] for one in self.measured)]
+        levels = [["concurrency", "engine", *(name for name, _ in LEVEL_COLUMNS)]]
+        for runs in zip(*(one.sweep.runs for one in self.measured), strict=True):
+            named = zip(self.measured, runs, strict=True)
+            levels += [[str(run.level), one.engine, *(show(run) for _, show in LEVEL_COLUMNS)] for one, run in named]
+        return [totals, levels]
+
+    def __str__(self) -> str:
+        return "\n\n".join([*(_plain(table) for table in self.tables()), self.caption()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        caption = f'<p style="font-size:90%">{html.escape(self.caption())}</p>'
+        return "".join(_html(table) for table in self.tables()) + caption
+
+
+def _held(server: Server) -> int:
+    if server.device == "gpu":
+        return sum(memory.used()) - sum(server.memory_baseline)
+    return sum(process.memory_info().rss for process in server.processes())
+
+
+def _load(sweep: Sweep) -> tuple[tuple[int, int, int, int], ...]:
+    return tuple((run.level, run.requests, run.input_len, run.output_len) for run in sweep.runs)
+
+
+def _span(counts: list[int]) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _plain(table: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+
+
+def _html(table: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table[0])
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table[1:])
+    return f"<table><tr>{head}</tr>{rows}</table>"
