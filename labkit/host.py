@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 NETWORK_TURBO = Path("/etc/network_turbo")
 TOOLS = ("git", "git-lfs", "curl", "tmux")
 LIBRARIES = {"libnuma.so.1": "libnuma1"}
-PACKAGES = {"git": "git", "git-lfs": "git-lfs", "curl": "curl", "tmux": "tmux", "libnuma1": "libnuma1"}
+PACKAGES = {"git": "git", "git-lfs": "git-lfs", "curl": "curl", "tmux": "tmux", "libnuma1": "libnuma1"} | {
+    "chromium": "chromium",  # these three for the tests of the kit only
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+}
 """Tool -> its Debian and Ubuntu package."""
 APT_SECONDS = 600
 

@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ["git-lfs"]
-"""What tests need beside Python packages: installed by apt where that may be done, else those tests say why they skip."""
+TOOLS = ["git-lfs", "chromium", "ssh", *([] if Path("/run/systemd/system").exists() else ["sshd"])]
+"""What tests need beside Python packages: installed by apt where that may be done, else those tests say why they skip.
+
+sshd only where installing it starts no service, as in a container: the test runs one of its own on a loopback port.
+"""
 CELL_SECONDS = 1800
 
 
@@ -51,7 +54,8 @@ def _install_tools() -> None:
     from .errors import LabError
     from .host import install_tools
 
-    try:
-        install_tools(TOOLS)
-    except LabError as error:
-        print(f"{error}\nThe tests that need it are skipped.", file=sys.stderr)
+    for name in TOOLS:
+        try:
+            install_tools([name])
+        except LabError as error:
+            print(f"{error}\nThe tests that need {name} are skipped.", file=sys.stderr)
