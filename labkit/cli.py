@@ -6,6 +6,7 @@ A `LabError` is printed as its two sentences and ends with exit code 1; anything
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _word(words, "doctor", _doctor, "what this machine is, and what to put right · 检查机器")
 
     up = _word(words, "up", _up, "start a server that stays up; further flags go to the engine · 启动服务", takes_rest=True)
-    up.add_argument("engine", help="vllm")
+    up.add_argument("engine", help="vllm, sglang, or open-webui (the chat page: no model behind it)")
     up.add_argument("model", nargs="?", default="auto", help="a profile, a folder or a hub's id")
     up.add_argument("--port", type=int)
     up.add_argument("--no-wait", action="store_true", help="return at once; ./lab ps tells when it is ready")
@@ -82,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", type=int, default=40)
     logs.add_argument("-e", "--errors", action="store_true", help="standard error instead of standard output")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows (Ctrl-C ends it)")
+
+    tunnel = _word(words, "tunnel", _tunnel, "how to reach a page of this machine from your own computer · 从自己的电脑访问")
+    tunnel.add_argument("--ports", type=int, nargs="+", default=None, metavar="PORT", help="ports of this machine (default: Open-WebUI's)")
+    tunnel.add_argument("--share", action="store_true", help="-g: also for the computers around yours; read the warning")
+    tunnel.add_argument("login", nargs=argparse.REMAINDER, help="the login line, as AutoDL shows it; asked for if left out")
 
     download = _word(words, "download", _download, "fetch a course model and verify it · 下载模型")
     download.add_argument("profile", nargs="?", default="auto")
@@ -132,6 +138,8 @@ def _doctor(chosen: argparse.Namespace) -> int:
 def _up(chosen: argparse.Namespace) -> None:
     from .engines import serve
 
+    if chosen.engine.replace("-", "_") in ("open_webui", "webui"):
+        return _up_page(chosen)
     server = serve(
         chosen.engine,
         chosen.model,
@@ -142,6 +150,29 @@ def _up(chosen: argparse.Namespace) -> None:
         extra=chosen.rest,
     )
     print(f"{server!r}\nkey in {server.key_file}\nlog {server.log}\nstop it: ./lab down {server.name}")
+
+
+def _up_page(chosen: argparse.Namespace) -> None:
+    from . import webui
+
+    if chosen.rest or chosen.model != "auto":
+        raise LabError("Open-WebUI takes no model and no further flags here.", "./lab up open-webui [--port PORT]")
+    page = webui.serve(port=chosen.port, owner="lab")
+    print(f"{page!r}\nthe way in: ./lab tunnel\nlog {page.server.log}\nstop it: ./lab down open_webui")
+
+
+def _tunnel(chosen: argparse.Namespace) -> None:
+    from .settings import settings
+    from .tunnels import EXAMPLE, tunnel
+
+    words = [word for word in chosen.login if word != "--"]
+    if not words and sys.stdin.isatty():
+        print(f"Paste the login line, for example: {EXAMPLE}", file=sys.stderr)
+        words = [sys.stdin.readline()]
+    elif not words:
+        words = [sys.stdin.read()]
+    line = words[0] if len(words) == 1 else shlex.join(words)
+    print(tunnel(line, chosen.ports or settings().ports["open_webui"], share=chosen.share).text())
 
 
 def _down(chosen: argparse.Namespace) -> int:

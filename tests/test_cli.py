@@ -16,7 +16,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("word", ["run", "test", "doctor", "up", "down", "ps", "logs", "download"])
+@pytest.mark.parametrize("word", ["run", "test", "doctor", "up", "down", "ps", "logs", "download", "tunnel"])
 def test_every_word_has_help_in_both_languages(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([word, "--help"])
@@ -50,6 +50,17 @@ def test_down_of_a_server_that_never_ran_says_so(capsys: pytest.CaptureFixture[s
 
 def test_logs_of_a_server_that_never_ran_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", "vllm"]) == 1 and "never started" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["ssh", "-p", "46457", "root@box"], ["ssh -p 46457 root@box"], ["--", "ssh", "root@box", "-p46457"]])
+def test_tunnel_takes_the_login_line_with_or_without_quotes(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tunnel", *words]) == 0 and "-p 46457 root@box" in capsys.readouterr().out
+
+
+def test_tunnel_takes_ports_and_refuses_what_is_no_login(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tunnel", "--ports", "8080", "8000", "--", "ssh", "box"]) == 0
+    assert "127.0.0.1:8000:127.0.0.1:8000" in capsys.readouterr().out
+    assert main(["tunnel", "ssh", "-p", "x", "root@box"]) == 1 and "Fix:" in capsys.readouterr().err
 
 
 def test_import_brings_no_torch_and_no_engine() -> None:
