@@ -87,7 +87,7 @@ EXPLANATIONS = (
     Explanation(
         r"(?:SafetensorError|Error while deserializing header): ?(\w*)",
         "A weight file is damaged or cut short ({0}).",
-        "labkit.verify(profile, full=True) names it; labkit.download fetches it again.",
+        "labkit.verify(profile) names it; labkit.download fetches it again.",
     ),
     Explanation(
         r"Cannot find the config file for (\w+)",
