@@ -48,11 +48,11 @@ def bare_seconds() -> float:
     own, port = data(where), where.ports["open_webui"]
     shutil.rmtree(own.folder, ignore_errors=True)
     own.folder.mkdir(parents=True)
-    program = str(runtimes.python("open_webui").with_name("open-webui"))
+    program = webui._program(runtimes.python("open_webui"))
     environment = {**os.environ, **webui._plain(where, own, port, ()), **webui._secrets(where, own)}
     started = time.monotonic()
     with open(os.devnull, "wb") as null:
-        command = [program, "serve", "--host", "127.0.0.1", "--port", str(port)]
+        command = [*program, "serve", "--host", "127.0.0.1", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=null, stderr=null)
         while not healthy(port):
             time.sleep(0.05)

@@ -8,7 +8,10 @@ pipe: a killed keeper leaves its orphans to the watcher, a killed watcher makes 
 "kernel" the watcher also holds a pipe from the notebook kernel and ends everything when that closes; SIGKILL closes
 pipes too, which is why this works where atexit handlers and signals do not.
 
-Covers: starting the engine, ending its whole tree, writing down which processes there are and how it ended.
+Engines leave sockets and files in the folder for temporary files when they are killed (vLLM three for each start, SGLang six even
+when it is not). So each server has a folder of its own for them, which is tidied when it ends.
+
+Covers: starting the engine, ending its whole tree, tidying up, writing down which processes there are and how it ended.
 Does not cover: ports, readiness, logs, memory: see `server`. Both guards killed in the same instant leave the engine to
 the kernel's parent-death signal (SIGTERM to the engine's first process); `./lab ps` then shows what is left.
 
@@ -21,8 +24,11 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +47,14 @@ LINGER_SECONDS = 1.0
 OWNER_GONE = signal.SIGUSR1
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """SIGQUIT because SGLang's workers send it to their parent when they fail, and with the engine gone that is a guard."""
+TEMPORARY = "tmp"
+"""The engine's TMPDIR, below the server's own folder."""
+SOCKET_NAME = 40
+"""Bytes that an engine may need behind TMPDIR for a socket: vLLM's names have 36, multiprocessing's 31."""
+LEFT_FOLDERS = re.compile(r"(tmp|pymp-|sgl_ar_fd_)[a-z0-9_]{8}")
+"""Folders that nobody comes back for. What has another name may be a cache, and stays."""
+ROOM, ROOM_BYTES = "exit.room", 4096
+"""A file that holds the place of exit.json: on a disk that has become full it is written over."""
 REQUESTS: dict[int, str] = {signal.SIGTERM: "stopped", OWNER_GONE: "owner gone"}
 """Signals to the keeper, and the reason each stands for."""
 
@@ -118,8 +132,12 @@ def process_row(pid: int) -> tuple[int, int, str, int, int] | None:
 def write_json(path: Path, content: object) -> None:
     """Write beside and rename: a reader sees the old text or the new one."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content))
-    os.replace(draft, path)
+    try:
+        draft.write_text(json.dumps(content))
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 class Guard:
@@ -183,9 +201,10 @@ def keep(spec: Spec, lifeline: int) -> None:
     guard = Guard(spec, lifeline)
     guardian = os.getppid()
     try:
+        spec.path(ROOM).write_text(" " * ROOM_BYTES)
         engine = _start(spec)
     except OSError as error:
-        write_json(spec.path("exit.json"), asdict(Exit(None, "not started", time.time(), error=str(error))))
+        _write_exit(spec, Exit(None, "not started", time.time(), error=str(error)))
         return
     pids = {"watcher": guardian, "keeper": os.getpid(), "engine": engine}
     started = {f"{who}_started": (process_row(pid) or (0,) * 5)[4] for who, pid in pids.items()}
@@ -201,7 +220,8 @@ def keep(spec: Spec, lifeline: int) -> None:
         else:
             reason = guard.request
     ended = end(guard, engine, reason)
-    write_json(spec.path("exit.json"), asdict(ended))
+    _tidy(spec)
+    _write_exit(spec, ended)
 
 
 def end(guard: Guard, engine: int, reason: str) -> Exit:
@@ -250,16 +270,62 @@ def _conclude(spec: Spec, guard: Guard, keeper: int) -> None:
     """Kill what the keeper left and, if it did not live to write down the end, do so."""
     started = time.monotonic()
     killed = guard.sweep(keeper)
-    record = spec.path("exit.json")
-    if not record.exists():
-        write_json(record, asdict(Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed)))
+    _tidy(spec)
+    if not spec.path("exit.json").exists():
+        _write_exit(spec, Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed))
+
+
+def _write_exit(spec: Spec, ended: Exit) -> None:
+    """Write exit.json; where the disk has become full, into the room that was kept for it."""
+    try:
+        write_json(spec.path("exit.json"), asdict(ended))
+    except OSError:
+        with open(spec.path(ROOM), "r+") as room:
+            room.write(json.dumps(asdict(ended)).ljust(ROOM_BYTES))
+        os.replace(spec.path(ROOM), spec.path("exit.json"))
+    spec.path(ROOM).unlink(missing_ok=True)
+
+
+def _temporary(spec: Spec) -> dict[str, str]:
+    """TMPDIR for the engine, or nothing where it could not make its sockets.
+
+    The path of a socket has at most 107 bytes, and some network disks hold none: so one is made, with a long name.
+    """
+    folder = spec.path(TEMPORARY)
+    probe = folder / ("s" * SOCKET_NAME)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.bind(str(probe))
+        probe.unlink()
+    except OSError:
+        return {}
+    return {"TMPDIR": str(folder)}
+
+
+def _tidy(spec: Spec) -> None:
+    """Remove what the engine left in its TMPDIR: all files and sockets, and folders that are temporary by their names."""
+    with suppress(OSError), os.scandir(spec.path(TEMPORARY)) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+            elif LEFT_FOLDERS.fullmatch(entry.name):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _start(spec: Spec) -> int:
     """Fork the engine in its own session, with SIGTERM as its parent-death signal; returns its pid."""
+    _tidy(spec)  # after guards that were both killed
+    environment = {**os.environ, **_temporary(spec)}
     with open(spec.stdout, "ab") as out, open(spec.stderr, "ab") as err:
         process = subprocess.Popen(
-            spec.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True, preexec_fn=_die_with_parent
+            spec.command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
     process.returncode = 0  # the guard reaps: Popen must not warn or wait
     return process.pid

@@ -27,7 +27,7 @@ from . import ports, runtimes
 from .engines import attach as attach_engine
 from .engines import model_engines, running
 from .engines.open_webui import ENGINE
-from .errors import ConnectionFailed, InstallError, NotRunning, SettingError, SignInFailed, StartFailed
+from .errors import ConnectionFailed, NotRunning, SettingError, SignInFailed, StartFailed
 from .progress import Progress
 from .registry import Entry, Record
 from .server import Server, StopReport, start
@@ -215,7 +215,7 @@ def serve(*, port: int | None = None, owner: str | None = None, origins: Iterabl
     record = _record(where, own, runtime.python, number, owner or where.owner, tuple(origins))
     server = _running(record)
     if server is None:
-        own.prepare(version)
+        own.prepare(version, _steps(runtime.python))
         with _private_files():
             server = start(ENGINE, record, _secrets(where, own) | _plain(where, own, number, tuple(origins)))
         print(record.shown, flush=True)
@@ -252,10 +252,7 @@ def _running(wanted: Record) -> Server | None:
 
 
 def _record(where: Settings, own: Data, python: Path, port: int, owner: str, origins: tuple[str, ...]) -> Record:
-    program = python.with_name("open-webui")
-    if not program.exists():
-        raise InstallError(f"{program} is missing from the environment of Open-WebUI.", "Make it again: labkit.install('open_webui').")
-    command = [str(program), "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [*_program(python), "serve", "--host", "127.0.0.1", "--port", str(port)]
     stamp = time.strftime("%Y%m%d-%H%M%S")
     words = [f"{name}={shlex.quote(value)}" for name, value in _plain(where, own, port, origins).items() if name != "NO_PROXY"]
     hidden = [
@@ -276,6 +273,17 @@ def _record(where: Settings, own: Data, python: Path, port: int, owner: str, ori
         owner=owner,
         device="cpu",
     )
+
+
+def _program(python: Path) -> list[str]:
+    """`open-webui` of this environment, or the same without the script, which `pip install --target` leaves out."""
+    script = python.with_name("open-webui")
+    return [str(script)] if script.exists() else [str(python), "-c", "from open_webui import app; app()"]
+
+
+def _steps(python: Path) -> list[Path]:
+    """The files of the changes that this Open-WebUI makes to its database, [] where they cannot be found."""
+    return sorted(python.parent.parent.glob("lib/python3*/site-packages/open_webui/migrations/versions/*.py"))
 
 
 def _plain(where: Settings, own: Data, port: int, origins: tuple[str, ...]) -> dict[str, str]:

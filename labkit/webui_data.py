@@ -3,6 +3,9 @@
 Open-WebUI keeps users, chats, and its connections with their keys in one SQLite file, in clear; so the folder is 0700. The
 administrator's password is random, in a 0600 file: whoever has it can read the engines' keys.
 
+A first start and an update change the database in some 60 steps, and a start that is killed between two of them leaves one
+that no later start can go on with (seen with 0.12.4). `Data.prepare` puts a whole one in its place.
+
 Covers: the folder, the password, the version that wrote the folder, a copy before an update, a new password.
 Does not cover: starting (`webui`), the HTTP interface (`webui_api`).
 """
@@ -15,6 +18,7 @@ import secrets
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,10 @@ from .settings import Settings
 EMAIL = "admin@lab.local"
 LEAST_FREE_BYTES = 200_000_000
 """A fresh folder takes 2 MB; SQLite's log and uploads need room, and a full disk breaks signing in too."""
+ASIDE = "webui.db.cut-off"
+"""The database of a start that was killed while it changed it; the next one that is cut off takes its place."""
+PARTS = ("", "-journal", "-wal", "-shm")
+"""SQLite's files: a journal that is left beside another database would be played back into it."""
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 """None that is easily mistaken for another: the password is typed by hand. 16 of them are 79 bits."""
 RESET = r"""
@@ -63,8 +71,11 @@ class Data:
         except FileNotFoundError:
             return ""
 
-    def prepare(self, version: str) -> None:
+    def prepare(self, version: str, steps: Iterable[Path] = ()) -> None:
         """Make the folder, 0700, ready for Open-WebUI `version`; a database of an older one is copied first.
+
+        A database that an earlier start left half changed is put aside, and said: where nobody has an account yet a new one is
+        begun, else the copy from before the update comes back. `steps` are the files of the changes that `version` makes.
 
         Raises, before anything is written, `LabError` for a folder that a newer version has used, `NoSpace` for a full disk.
         """
@@ -84,8 +95,12 @@ class Data:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        if before and before != version and self.database.exists():
-            self._copy_database(version)
+        if not self.database.exists():
+            return
+        if not before and _rows(self.database, "select 1 from auth") == []:
+            self._put_aside("its first start was killed before there was an account, so it begins anew")
+        elif before and before != version:
+            self._prepare_update(version, steps)
 
     def used_by(self, version: str) -> None:
         """Remember that `version` has opened the folder."""
@@ -115,18 +130,53 @@ class Data:
                 f"Move it away to begin anew: mv {self.folder} {self.folder}-old (chats and accounts stay in it).",
             )
 
-    def _copy_database(self, version: str) -> None:
-        """A whole copy beside it, through SQLite itself: an update changes the tables and cannot be undone."""
+    def _prepare_update(self, version: str, steps: Iterable[Path]) -> None:
+        """A whole copy beside it, or back to the one that an update to `version` made before it was killed."""
         copy = self.folder / f"webui.db.before-{version}"
-        draft = copy.with_suffix(f".{os.getpid()}")
-        with closing(sqlite3.connect(self.database)) as source, closing(sqlite3.connect(draft)) as target:
-            source.backup(target)
-        draft.replace(copy)
+        if not copy.exists():
+            _copy(self.database, copy)
+        elif _unfinished(self.database, steps):
+            self._put_aside(f"an update to {version} was killed, so the copy from before it takes its place")
+            _copy(copy, self.database)
+
+    def _put_aside(self, why: str) -> None:
+        for part in PARTS:
+            (self.folder / (ASIDE + part)).unlink(missing_ok=True)
+        for part in reversed(PARTS):  # the database last: while it is there, the next call comes here again
+            found = self.database.with_name(self.database.name + part)
+            if found.exists():
+                found.rename(self.folder / (ASIDE + part))
+        print(f"{self.database} was half changed: {why}. It is kept as {ASIDE}.", flush=True)
 
 
 def data(where: Settings) -> Data:
     """The folder that belongs to a data home."""
     return Data(where.home / "open-webui", where.key_file("open_webui").with_suffix(".password"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Through SQLite itself, beside and renamed: an update changes the tables and cannot be undone."""
+    draft = target.with_name(f"{target.name}.{os.getpid()}")
+    draft.touch(0o600)
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(draft)) as new:
+        old.backup(new)
+    draft.replace(target)
+
+
+def _rows(database: Path, query: str) -> list[tuple[object, ...]] | None:
+    """The rows of a query, [] where there is no such table; None for a file that cannot be read now, or is no database."""
+    try:
+        with closing(sqlite3.connect(database, timeout=10)) as connection:
+            return connection.execute(query).fetchall()
+    except sqlite3.DatabaseError as error:
+        return [] if "no such table" in str(error) else None
+
+
+def _unfinished(database: Path, steps: Iterable[Path]) -> bool:
+    """Whether one of `steps` begins where the database is: then it is on the way and not at its end."""
+    here = {str(row[0]) for row in _rows(database, "select version_num from alembic_version") or []}
+    starts = [re.search(r"""^down_revision\b[^=]*=\s*["'](\w+)["']""", step.read_text(), re.MULTILINE) for step in steps]
+    return not here.isdisjoint(start.group(1) for start in starts if start)
 
 
 def _order(version: str) -> tuple[int, ...]:

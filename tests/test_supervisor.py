@@ -199,6 +199,51 @@ def test_a_command_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert ended["reason"] == "not started" and "no-python" in str(ended["error"])
 
 
+LITTERER = """
+import os, socket, sys, tempfile, time
+folder = tempfile.gettempdir()
+socket.socket(socket.AF_UNIX).bind(os.path.join(folder, "699feb99-c9e9-4927-9032-8d573ae22816"))
+tempfile.NamedTemporaryFile(delete=False), tempfile.mkdtemp(), tempfile.mkdtemp(prefix="pymp-")
+os.makedirs(os.path.join(folder, "torchinductor_somebody"))
+open(sys.argv[1], "w").write(folder)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("victim", ["watcher", "keeper", "engine"])
+def test_litter(run: Callable[..., Run], victim: str) -> None:
+    """Temporary files of a killed engine are removed, a cache stays. (A short name: it is part of the folder's.)"""
+    each = run(LITTERER)
+    wait_for(lambda: os.path.exists(each.mark) and Path(each.mark).read_text())
+    folder = Path(Path(each.mark).read_text())
+    assert folder == each.folder / supervisor.TEMPORARY and len(list(folder.iterdir())) == 5
+    os.kill(each.pid(victim), signal.SIGKILL)
+    each.watcher.wait(10)
+    assert each.exit() and [path.name for path in folder.iterdir()] == ["torchinductor_somebody"]
+
+
+def test_a_folder_whose_name_is_too_long_for_sockets_is_not_made_the_engine_s(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    assert supervisor._temporary(Spec([], str(deep), "", "")) == {}
+
+
+@pytest.mark.parametrize("victim", ["", "keeper"])
+def test_on_a_full_disk_the_end_is_still_written_down(run: Callable[..., Run], victim: str) -> None:
+    """/dev/full answers every write as a full disk does; here the drafts of exit.json are links to it."""
+    each = run()
+    started(each)
+    for who in ("keeper", "watcher"):
+        (each.folder / f"exit.json.{each.pid(who)}").symlink_to("/dev/full")
+    if victim:
+        os.kill(each.pid(victim), signal.SIGKILL)
+    else:
+        each.watcher.terminate()
+    each.watcher.wait(10)
+    assert each.exit()["reason"] == ("keeper died" if victim else "stopped")
+    assert not (each.folder / supervisor.ROOM).exists()
+
+
 def test_the_engine_does_not_hold_the_kernel_s_pipe(run: Callable[..., Run]) -> None:
     each = run()
     started(each)

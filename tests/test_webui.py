@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sqlite3
 import stat
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,7 +19,7 @@ from labkit.errors import LabError, NoSpace, NotRunning, PortInUse, SettingError
 from labkit.logs import explain
 from labkit.settings import settings
 from labkit.webui_api import Api, Connection, Refused, _why, clean, same_place
-from labkit.webui_data import Data, data
+from labkit.webui_data import ASIDE, Data, data
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,53 @@ def test_the_same_version_copies_nothing(own: Data) -> None:
     assert not list(own.folder.glob("*before*"))
 
 
+def make_database(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        for statement in statements:
+            database.execute(statement)
+
+
+def test_a_first_start_that_was_killed_is_begun_anew_and_kept_aside(own: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    own.prepare("0.12.4")
+    make_database(own.database, "create table auth (id)", "create table _alembic_tmp_knowledge_file (id)")
+    own.database.with_name("webui.db-wal").write_bytes(b"")
+    own.prepare("0.12.4")
+    left = {path.name for path in own.folder.glob("webui.db*")}
+    assert ASIDE in left <= {ASIDE, ASIDE + "-wal"} and "before there was an account" in capsys.readouterr().out
+
+
+def test_a_database_with_an_account_is_never_put_aside_without_a_copy(own: Data) -> None:
+    own.prepare("0.12.4")
+    make_database(own.database, "create table auth (id)", "insert into auth values (1)")
+    own.prepare("0.12.4")
+    assert own.database.exists() and not (own.folder / ASIDE).exists()
+
+
+def test_a_file_that_is_no_database_is_left_for_open_webui_to_name(own: Data) -> None:
+    own.prepare("0.12.4")
+    own.database.write_bytes(b"no database at all" * 100)
+    own.prepare("0.12.4")
+    assert own.database.exists() and not (own.folder / ASIDE).exists()
+
+
+@pytest.mark.parametrize(("revision", "back"), [("step1", True), ("step2", False)])
+def test_an_update_that_was_killed_goes_back_to_its_copy(own: Data, tmp_path: Path, revision: str, back: bool) -> None:
+    steps = [tmp_path / "one.py", tmp_path / "two.py"]
+    steps[0].write_text("revision = 'step1'\ndown_revision = 'step0'\n")
+    steps[1].write_text('revision: str = "step2"\ndown_revision: Union[str, None] = "step1"\n')
+    own.prepare("0.9.10")
+    own.used_by("0.9.10")
+    make_database(own.database, "create table alembic_version (version_num)", "insert into alembic_version values ('step0')")
+    own.prepare("0.12.4", steps)
+    make_database(own.database, f"update alembic_version set version_num = '{revision}'", "create table half (id)")
+    own.prepare("0.12.4", steps)
+    with closing(sqlite3.connect(own.database)) as database:
+        found = database.execute("select version_num from alembic_version").fetchone()[0]
+    assert (found, (own.folder / ASIDE).exists()) == (("step0", True) if back else (revision, False))
+    with closing(sqlite3.connect(own.folder / "webui.db.before-0.12.4")) as copy:
+        assert copy.execute("select version_num from alembic_version").fetchone() == ("step0",), "the copy is of before the update"
+
+
 def test_a_full_disk_is_told_before_anything_is_written(own: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webui_data, "LEAST_FREE_BYTES", 1 << 60)
     with pytest.raises(NoSpace, match="MB free"):
@@ -91,6 +139,14 @@ def test_a_taken_port_is_told_before_anything_is_made(own: Data, tmp_path: Path)
         with pytest.raises(PortInUse, match="pid") as failure:
             webui.serve(port=other.getsockname()[1])
     assert "LABKIT_PORT_WEBUI" in failure.value.fix and list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_without_the_script_runs_the_same_through_its_python(tmp_path: Path) -> None:
+    """As `pip install --target` leaves it."""
+    python = tmp_path / "python"
+    assert webui._program(python)[:2] == [str(python), "-c"] and "open_webui" in webui._program(python)[2]
+    (tmp_path / "open-webui").touch()
+    assert webui._program(python) == [str(tmp_path / "open-webui")]
 
 
 def test_attach_without_a_server_says_how_to_start_one() -> None:
@@ -183,12 +239,13 @@ def test_an_error_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         ("OperationalError: (sqlite3.OperationalError) database or disk is full", "disk of the data folder is full"),
         ("OSError: [Errno 28] No space left on device: '/x'", "disk of the data folder is full"),
         ("DatabaseError: (sqlite3.DatabaseError) file is not a database", "damaged"),
+        ("sqlite3.OperationalError: table _alembic_tmp_knowledge_file already exists", "killed while it was changing the database"),
         ("sqlite3.OperationalError: unable to open database file", "cannot be written"),
         ("ModuleNotFoundError: No module named 'chromadb'", "USE_SLIM_DOCKER"),
         ("ERROR: [Errno 98] error while attempting to bind on address ('127.0.0.1', 8080): address already in use", "port was taken"),
     ],
 )
 def test_its_own_last_words_are_explained(line: str, cause: str) -> None:
-    """The lines are those of 0.12.4, seen on a full tmpfs, a changed and a damaged database, and a taken port."""
+    """The lines are those of 0.12.4, seen on a full tmpfs, a changed, a damaged and a half changed database, and a taken port."""
     verdict = explain(f"INFO starting\n{line}\n", ENGINE.explanations)
     assert cause in verdict.cause and verdict.fix and verdict.line == line

@@ -54,6 +54,11 @@ EXPLANATIONS = (
         "Rename the data folder to begin with a new one; copies from before an update are beside it (webui.db.before-*).",
     ),
     Explanation(
+        r"table (\w+) already exists|duplicate column name: (\w+)",
+        "An earlier start was killed while it was changing the database, and no start can go on from there ({0}{1}).",
+        "Rename the data folder to begin with a new one; copies from before an update are in it (webui.db.before-*).",
+    ),
+    Explanation(
         r"unable to open database file|attempt to write a readonly database|Permission denied: '([^']+)'",
         "The data folder cannot be written ({0}).",
         "It must belong to you: ls -ld on it shows its owner; was it made by another user, or as root?",

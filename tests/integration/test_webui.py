@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from labkit.registry import Entry
 from labkit.server import Server
 from labkit.tunnels import local_ports
 from labkit.webui import WebUI
+from labkit.webui_data import _unfinished
 
 from .conftest import wait_until
 
@@ -32,18 +34,8 @@ PICTURE = Path(__file__).resolve().parents[2] / "runs" / "browser" / "open-webui
 QUESTIONS = ["What is a KV cache?", "Why is it paged? 为什么？"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def port(home: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = int(probe.getsockname()[1])
-    os.environ["LABKIT_PORT_WEBUI"] = str(number)
-    yield number
-    del os.environ["LABKIT_PORT_WEBUI"]
-
-
 @pytest.fixture(scope="module")
-def page(server: Server, port: int) -> Iterator[WebUI]:
+def page(server: Server) -> Iterator[WebUI]:
     started = webui.serve(owner="kernel")
     yield started
     started.stop()
@@ -53,6 +45,16 @@ def test_it_is_proven_in_every_point(page: WebUI) -> None:
     text = "\n".join(page.prove())
     for word in ("has an account", "connection vllm", "vllm.tiny is in the menu", "through the API", "as the page asks"):
         assert word in text
+
+
+def test_a_half_changed_database_is_told_from_a_ready_one(page: WebUI, tmp_path: Path) -> None:
+    """By this version's own files: what `Data.prepare` relies on when an update was killed."""
+    steps = webui._steps(runtimes.python("open_webui"))
+    assert not _unfinished(page.data.database, steps)
+    with closing(sqlite3.connect(page.data.database)) as source, closing(sqlite3.connect(tmp_path / "half.db")) as copy, copy:
+        source.backup(copy)
+        copy.execute("update alembic_version set version_num = '7e5b5dc7342b'")  # the first step of all versions
+    assert _unfinished(tmp_path / "half.db", steps)
 
 
 def test_serving_again_finds_it(page: WebUI) -> None:
