@@ -120,6 +120,7 @@ def _execute(path: Path, folder: Path, parameters: dict[str, str]) -> Outcome:
             progress_bar=sys.stderr.isatty(),
             stdout_file=sys.stdout,
             execution_timeout=CELL_SECONDS,
+            config=_private_channels(),
         )
     except papermill.PapermillExecutionError as failure:
         error = f"{failure.ename}: {failure.evalue}"
@@ -129,6 +130,14 @@ def _execute(path: Path, folder: Path, parameters: dict[str, str]) -> Outcome:
     _html(copy)
     print(f"--- {path.name}: {'FAILED' if error else 'passed'} in {seconds:.0f} s", flush=True)
     return Outcome(path.name, not error, seconds, cells, error, str(copy))
+
+
+def _private_channels() -> Any:
+    """Encrypts what goes to the kernel and back: in the clear others on the machine could read it, and ipykernel warns of that."""
+    import zmq
+    from traitlets.config import Config
+
+    return Config({"KernelManager": {"transport_encryption": "auto" if zmq.has("curve") else "disabled"}})
 
 
 def _typed(path: Path, given: dict[str, str]) -> dict[str, Any]:

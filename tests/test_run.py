@@ -46,8 +46,9 @@ def test_all_or_some_in_course_order(course: Path) -> None:
         find(["99"])
 
 
-def test_a_run_leaves_copies_html_and_a_summary(course: Path, tmp_path: Path) -> None:
+def test_a_run_leaves_copies_html_and_a_summary(course: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run([], parameters={"name": "b"}, out=tmp_path / "out") == 0
+    assert "without encryption" not in capfd.readouterr().err
     folder = next((tmp_path / "out").iterdir())
     assert sorted(path.name for path in folder.iterdir()) == ["01_a.html", "01_a.ipynb", "02_b.html", "02_b.ipynb", "summary.json"]
     assert summary(tmp_path / "out")["passed"] is True
