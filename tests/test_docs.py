@@ -1,0 +1,72 @@
+"""The documents against the code and against each other: names that they tell the reader to type, and two languages in step."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+import labkit
+from labkit import webui
+from labkit.cli import _parser
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE = re.compile(r"`([^`]+)`")
+
+
+def tables(path: Path) -> list[list[str]]:
+    """The rows of each table, heads and rulers included."""
+    found: list[list[str]] = [[]]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            found[-1].append(line)
+        elif found[-1]:
+            found.append([])
+    return [rows for rows in found if rows]
+
+
+def typed(row: str) -> list[str]:
+    """What a row has between backticks, with placeholders made equal."""
+    return sorted(re.sub(r"<[^>]*>", "<>", span) for span in CODE.findall(row))
+
+
+@pytest.mark.parametrize("name", ["README", "docs/troubleshooting"])
+def test_both_languages_have_the_same_rows_and_commands(name: str) -> None:
+    english, chinese = tables(ROOT / f"{name}.md"), tables(ROOT / f"{name}.zh.md")
+    assert [len(rows) for rows in english] == [len(rows) for rows in chinese]
+    for one, other in zip(sum(english, []), sum(chinese, []), strict=True):
+        assert typed(one) == typed(other), f"{one}\n{other}"
+
+
+def test_every_word_of_lab_that_is_named_exists() -> None:
+    words = {name for action in _parser()._actions if isinstance(action, argparse._SubParsersAction) for name in action.choices}
+    for path in DOCUMENTS:
+        named = set(re.findall(r"\./lab ([a-z][a-z-]*)", path.read_text(encoding="utf-8")))
+        assert named <= words, f"{path.name}: {named - words}"
+
+
+def test_every_setting_that_is_named_is_read_somewhere() -> None:
+    sources = "".join(path.read_text() for path in [ROOT / "lab", *(ROOT / "labkit").rglob("*.py")])
+    for path in DOCUMENTS:
+        for name in set(re.findall(r"\bLABKIT_[A-Z_]+[A-Z]\b", path.read_text(encoding="utf-8"))):
+            assert name in sources or (name.startswith("LABKIT_RUNTIME_") and '"LABKIT_RUNTIME_"' in sources), f"{path.name}: {name}"
+
+
+def test_every_function_that_is_named_exists() -> None:
+    for path in DOCUMENTS:
+        spans = CODE.findall(path.read_text(encoding="utf-8"))
+        for dotted in {name for span in spans for name in re.findall(r"\b(?:labkit|webui|page)(?:\.[a-z_]+)+(?=\()", span)}:
+            first, *rest = dotted.split(".")
+            assert exists({"labkit": labkit, "webui": webui, "page": webui.WebUI}[first], rest), f"{path.name}: {dotted}"
+
+
+def exists(thing: object, names: list[str]) -> bool:
+    """Whether `thing`, a class, the package or one of its modules, has what the names lead to."""
+    for name in names:
+        if not hasattr(thing, name):
+            return False
+        thing = getattr(thing, name)
+    return True
