@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import logs, runtimes
+from . import json_files, logs, runtimes
 from .errors import LabError, NotRunning, SettingError
 from .metrics import NAMES, Metrics, read_metrics
 from .progress import Progress
@@ -155,20 +155,12 @@ class Sweep:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, beside and renamed; `Sweep.load` reads it."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.rename(target)
-        return target
+        return json_files.save(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises `LabError` for a file that is none of ours."""
-        try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LabError(f"{path} is no sweep: {error}.", "Give a .json file that Sweep.save wrote.") from error
+        return json_files.load(path, cls.from_json, what="sweep", writer="Sweep.save")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -184,11 +176,13 @@ def sweep(
     input_len: int = 512,
     output_len: int = 128,
     requests: int | None = None,
+    model: str | None = None,
     on_level: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Load `server` with each concurrency of `levels`, in order, and return what was measured; also saved as JSON (`.file`).
 
-    `requests` per level: default four per slot and at least 16. `on_level` is told of every level as it begins (a view's
+    `requests` per level: default four per slot and at least 16. `model` is what goes into the requests as `model=`: an adapter's
+    name, by default the served model. `on_level` is told of every level as it begins (a view's
     `mark`). About 20 s go to importing the client, once. Raises, before anything is sent, `SettingError` for levels or lengths
     that cannot be, `NotRunning`; `LabError` with the client's last meaningful line if it fails. Levels that had ended are
     saved then, and the error says where.
@@ -198,7 +192,7 @@ def sweep(
         raise SettingError(f"{server.engine.title} serves no model.", f"Load one of: {', '.join(NAMES)}.")
     if not server.answers():
         raise NotRunning(f"{server.url} does not answer.", "./lab ps shows what runs; ./lab logs vllm says why it ended.")
-    return _Sweeping(server, list(levels), input_len, output_len, requests, on_level).run()
+    return _Sweeping(server, model or server.model, list(levels), input_len, output_len, requests, on_level).run()
 
 
 def _require_sensible(levels: Sequence[int], input_len: int, output_len: int, requests: int | None) -> None:
@@ -216,6 +210,7 @@ class _Sweeping:
     def __init__(
         self,
         server: Server,
+        model: str,
         levels: list[int],
         input_len: int,
         output_len: int,
@@ -235,7 +230,7 @@ class _Sweeping:
         self.sweep = Sweep(
             engine=server.engine.title,
             version="" if self.same else runtimes.install(server.engine.runtime).versions[server.engine.runtime],
-            model=server.model,
+            model=model,
             machine=machine(server),
             prefix_caching=_keeps_prefixes(server, first),
             started=stamp,
@@ -351,7 +346,7 @@ class _Sweeping:
         concurrency = max(self.levels) if warm else self.levels[level]
         return [
             *("--backend", "openai", "--base-url", self.server.url, "--endpoint", "/v1/completions"),
-            *("--model", self.server.model, "--tokenizer", self.server.source, "--dataset-name", "random"),
+            *("--model", self.sweep.model, "--tokenizer", self.server.source, "--dataset-name", "random"),
             *("--random-input-len", str(self.input_len), "--random-output-len", str(min(16, self.output_len) if warm else self.output_len)),
             *("--num-prompts", str(concurrency if warm else self.counts[level]), "--max-concurrency", str(concurrency)),
             *("--seed", str(self.seeds[level + 1]), "--ignore-eos", "--temperature", "0", "--disable-tqdm"),

@@ -12,16 +12,14 @@ Used by notebook 04.
 from __future__ import annotations
 
 import html
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from . import bench, memory
+from . import bench, json_files, memory
 from .bench import Latency, Run, Sweep
-from .errors import LabError, SettingError
+from .errors import SettingError
 
 if TYPE_CHECKING:
     from .plots import Picture
@@ -50,22 +48,18 @@ class Measured:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, beside and renamed; `Measured.load` reads it."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.rename(target)
-        return target
+        return json_files.save(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises `LabError` for a file that is none of ours."""
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            stages = tuple((str(name), float(seconds)) for name, seconds in content.pop("stages"))
-            return cls(sweep=Sweep.from_json(content.pop("sweep")), stages=stages, **content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LabError(f"{path} is no measurement: {error}.", "Give a .json file that Measured.save wrote.") from error
+        return json_files.load(path, cls.from_json, what="measurement", writer="Measured.save")
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The measurement that `save` wrote as `content`. Raises KeyError or TypeError for anything else."""
+        stages = tuple((str(name), float(seconds)) for name, seconds in content["stages"])
+        return cls(**{**content, "sweep": Sweep.from_json(content["sweep"]), "stages": stages})
 
 
 def measure(
@@ -75,13 +69,15 @@ def measure(
     input_len: int = 512,
     output_len: int = 128,
     requests: int | None = None,
+    model: str | None = None,
     on_level: Callable[[str], None] | None = None,
 ) -> Measured:
-    """Load `server` as `bench.sweep` does and note how it started and what it holds; also saved beside the sweep's own file.
+    """Load `server` (or its adapter `model`) as `bench.sweep` does and note how it started and what it holds.
 
+    Also saved beside the sweep's own file.
     Raises what `bench.sweep` raises.
     """
-    sweep = bench.sweep(server, levels, input_len=input_len, output_len=output_len, requests=requests, on_level=on_level)
+    sweep = bench.sweep(server, levels, input_len=input_len, output_len=output_len, requests=requests, model=model, on_level=on_level)
     measured = Measured(sweep, round(server.ready_seconds, 1), tuple(server.stages), _held(server), server.kv_cache_tokens)
     measured.save(Path(sweep.file).with_suffix(".measured.json"))
     return measured
@@ -130,12 +126,18 @@ class Comparison:
         sweep = self.measured[0].sweep
         first, levels = sweep.runs[0], [run.level for run in sweep.runs]
         counts = sorted({run.requests for run in sweep.runs})
-        versions = " and ".join(f"{one.engine} {one.sweep.version}" for one in self.measured)
+        versions = " and ".join(dict.fromkeys(f"{one.engine} {one.sweep.version}" for one in self.measured))
+        models = " and ".join(dict.fromkeys(one.sweep.model for one in self.measured))
         return (
-            f"{versions}, {sweep.model}, {sweep.machine}, one after the other; n = {_span(counts)} requests per level, "
+            f"{versions}, {models}, {sweep.machine}, one after the other; n = {_span(counts)} requests per level, "
             f"{first.input_len} tokens in, {first.output_len} out, concurrency {', '.join(map(str, levels))}; the same client "
             f"({sweep.client}), fresh random prompts per level and engine, one run. Holds for this load and these versions only."
         )
+
+    def names(self) -> list[str]:
+        """What tells them apart: the engines, or of one engine the models."""
+        engines = [one.engine for one in self.measured]
+        return engines if len(set(engines)) == len(engines) else [one.sweep.model for one in self.measured]
 
     def ratio(self, level: int) -> float:
         """Output tokens/s at concurrency `level`: the last engine's divided by the first one's."""
@@ -150,11 +152,13 @@ class Comparison:
 
     def tables(self) -> list[list[list[str]]]:
         """Both tables as rows of text, headings first."""
-        totals = [["engine", *(name for name, _ in TOTALS)], *([one.engine, *(show(one) for _, show in TOTALS)] for one in self.measured)]
-        levels = [["concurrency", "engine", *(name for name, _ in LEVEL_COLUMNS)]]
+        heading = "engine" if len({one.engine for one in self.measured}) == len(self.measured) else "model"
+        totals = [[heading, *(name for name, _ in TOTALS)]]
+        totals += [[name, *(show(one) for _, show in TOTALS)] for name, one in zip(self.names(), self.measured, strict=True)]
+        levels = [["concurrency", heading, *(name for name, _ in LEVEL_COLUMNS)]]
         for runs in zip(*(one.sweep.runs for one in self.measured), strict=True):
-            named = zip(self.measured, runs, strict=True)
-            levels += [[str(run.level), one.engine, *(show(run) for _, show in LEVEL_COLUMNS)] for one, run in named]
+            named = zip(self.names(), runs, strict=True)
+            levels += [[str(run.level), name, *(show(run) for _, show in LEVEL_COLUMNS)] for name, run in named]
         return [totals, levels]
 
     def __str__(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +23,13 @@ from .listings import Listing, RemoteFile
 from .profiles import Profile, profiles
 from .profiles import profile as find_profile
 from .progress import Progress
+from .safetensors_headers import INDEX as INDEX
+from .safetensors_headers import read_header
 
 NAME = "labkit.manifest.json"
-INDEX = "model.safetensors.index.json"
 BLOCK = 8 * 2**20
 UNWATCHED = 256 * 2**20
 """Bytes that are hashed in less than two seconds, which need no bar."""
-HEADER_LIMIT = 100 * 2**20
-"""Largest safetensors header that the format allows, in bytes."""
 
 
 @dataclass
@@ -152,30 +150,12 @@ def read_tensors(folder: Path, *, required: bool) -> tuple[int, list[str]]:
     wrong = []
     for shard in sorted(folder.glob("*.safetensors")):
         try:
-            where |= dict.fromkeys(_header(shard), shard.name)
-        except (ValueError, KeyError, OSError, struct.error) as error:
+            where |= dict.fromkeys(read_header(shard), shard.name)
+        except (ValueError, OSError) as error:
             wrong.append(f"{shard.name}: {error}")
     if required and not where and not wrong:
         wrong.append("no *.safetensors file with tensors")
     return len(where), wrong or _against_index(folder, where)
-
-
-def _header(shard: Path) -> list[str]:
-    """The tensor names of one file, after its offsets were held against its length.
-
-    Format: 8 bytes length of the header, the header as JSON, then the data that `data_offsets` cut up.
-    """
-    size = shard.stat().st_size
-    with shard.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > min(HEADER_LIMIT, size - 8):
-            raise ValueError(f"header of {length} bytes in a file of {size}")
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    end = max((row["data_offsets"][1] for row in header.values()), default=0)
-    if 8 + length + end != size:
-        raise ValueError(f"tensors end at byte {8 + length + end} of {size}")
-    return list(header)
 
 
 def _against_index(folder: Path, where: dict[str, str]) -> list[str]:

@@ -111,7 +111,7 @@ def comparison_figure(comparison: Comparison) -> Picture:
             _percentile_lines(upper[1], levels, [run.ttft for run in runs], colour)
             _percentile_lines(lower[0], levels, [run.tpot for run in runs], colour)
         upper[0].set_ylim(bottom=0)
-        upper[0].legend([one.engine for one in comparison.measured], fontsize=9, frameon=False)
+        upper[0].legend(comparison.names(), fontsize=9, frameon=False)
         for axes, title in (
             (upper[0], "throughput: output tokens per second"),
             (upper[1], "TTFT: ms to the first token (line: median, dots: p95, p99)"),
@@ -149,7 +149,7 @@ def _draw_starts(axes: Axes, comparison: Comparison) -> None:
             left += seconds
         total = f"{one.start_seconds:.0f} s, then {one.memory_bytes / GIB:.1f} GiB"
         axes.annotate(total, (0, row + 0.24), xytext=(2, 2), **_small("left", "bottom"))
-    axes.set_yticks(range(len(comparison.measured)), [one.engine for one in comparison.measured])
+    axes.set_yticks(range(len(comparison.measured)), comparison.names())
     axes.set_ylim(-0.5, len(comparison.measured) - 0.3)
     axes.set_xlabel("seconds")
     axes.set_title("start until the first token, and memory held", loc="left", fontsize=10)

@@ -103,3 +103,11 @@ def test_whether_prefixes_are_kept_is_what_the_server_says_or_was_told(
     server = SimpleNamespace(engine=SimpleNamespace(name="x", no_prefixes=flag), command=command)
     metrics = Metrics("x", {}, {"enable_prefix_caching": said} if said else {})
     assert bench._keeps_prefixes(server, metrics) is expected  # type: ignore[arg-type]
+
+
+def test_one_engine_twice_is_told_apart_by_its_models() -> None:
+    plain, adapted = measured("vLLM", 1.0), measured("vLLM", 0.9)
+    shown = compare(plain, replace(adapted, sweep=replace(adapted.sweep, model="triage")))
+    totals, _ = shown.tables()
+    assert [row[0] for row in totals] == ["model", "tiny", "triage"]
+    assert "vLLM 1.2.3, tiny and triage" in shown.caption()
