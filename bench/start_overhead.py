@@ -40,7 +40,7 @@ def bare_seconds() -> float:
     assert record is not None, "lab_seconds runs first"
     engine = ENGINES["vllm"]
     environment = {**os.environ, **settings().cache_environment(), **engine.environment, engine.key_variable: settings().key("vllm")}
-    environment |= {"HF_HUB_OFFLINE": "1"} | (engine.cpu_environment | engine.made_environment if record.device == "cpu" else {})
+    environment |= {"HF_HUB_OFFLINE": "1"} | (engine.cpu_environment | engine.small_environment if record.device == "cpu" else {})
     started = time.monotonic()
     process = subprocess.Popen(
         record.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

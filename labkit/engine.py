@@ -13,6 +13,27 @@ from .logs import Explanation, Stage
 
 
 @dataclass(frozen=True)
+class Adapters:
+    """How an engine serves LoRA adapters. `load` and `unload` take lora_name (and lora_path) as JSON while it runs."""
+
+    load: str
+    unload: str
+    modules: str
+    """The flag of the adapters that it starts with, spelt as a keyword."""
+    model: str = "{adapter}"
+    """What a client writes as model= to choose one."""
+    rank: int | None = None
+    """The largest rank where --max-lora-rank does not say it; None: as its first adapters have it."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """What lets it take adapters while it runs, on top of --enable-lora."""
+    loaded: str = ""
+    """What its log says of each adapter that was loaded."""
+    cpu_slots: int = 0
+    """On CPU: --max-loras where nothing else is said, beside the one that stays empty (`hotloading`); 0: it has no such fault."""
+    gpu_only: bool = False
+
+
+@dataclass(frozen=True)
 class Engine:
     """One kind of server. Patterns are regular expressions over its log; paths are below http://127.0.0.1:PORT."""
 
@@ -42,13 +63,15 @@ class Engine:
     """One group: the tokens that fit in the KV cache, with thousands separators."""
     no_prefixes: str = ""
     """The flag that switches the prefix cache off, of an engine whose metrics do not say whether it is on."""
+    adapters: Adapters | None = None
+    """None of an engine that serves no model of its own."""
     grace_seconds: float = 20.0
     environment: dict[str, str] = field(default_factory=dict)
     cpu_environment: dict[str, str] = field(default_factory=dict)
     flags: dict[str, object] = field(default_factory=dict)
     cpu_flags: dict[str, object] = field(default_factory=dict)
-    made_environment: dict[str, str] = field(default_factory=dict)
-    """On CPU, for a model so small that starting costs more than computing (profiles whose weights are "made")."""
+    small_environment: dict[str, str] = field(default_factory=dict)
+    """On CPU, for a model folder so small that starting costs more than computing (`engines.SMALL_BYTES`)."""
 
     def stage_at(self, text: str, current: int) -> int:
         """The index of the latest stage that `text` shows to have begun, at least `current`."""

@@ -66,6 +66,14 @@ class StartFailed(LabError):
         super().__init__("\n".join(parts), fix)
 
 
+class AdapterError(LabError):
+    """An adapter that a server cannot take, or does not have."""
+
+
+class UnknownTenant(LabError):
+    """Somebody asks who has no entry in the table of tenants. Nobody else's adapter answers in its place."""
+
+
 class NotRunning(LabError):
     """There is no such server, or it is gone."""
 

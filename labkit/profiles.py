@@ -19,7 +19,10 @@ BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4, "fp8": 1}
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a config.json that decide memory: layer count, widths in elements, heads, vocabulary."""
+    """The numbers of a config.json that decide memory: layer count, widths in elements, heads, vocabulary.
+
+    `tied`: the embedding is also the output head, and is counted once.
+    """
 
     architecture: str
     parameters: int
@@ -30,6 +33,7 @@ class Shape:
     kv_heads: int
     head_dim: int
     vocab: int
+    tied: bool = False
 
     def kv_bytes_per_token(self, dtype: str = "bfloat16") -> int:
         """Bytes of KV cache one token takes: 2 (K and V) x layers x KV heads x head size x bytes of `dtype`."""

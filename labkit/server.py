@@ -26,9 +26,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import logs, memory, ports, registry, supervisor
+from . import hotloading, logs, memory, ports, registry, supervisor
 from .engine import Engine
 from .errors import LabError, NotRunning, StartFailed
+from .hotloading import Served, ServedAdapters
 from .progress import Progress
 from .registry import Entry, Record
 
@@ -193,6 +194,18 @@ class Server:
         """The last lines of the standard log, or of the error log."""
         return logs.tail(self.errors if errors else self.log, lines)
 
+    def adapters(self) -> ServedAdapters:
+        """The LoRA adapters that it has now, with what clients write as model= for each (`hotloading.served`)."""
+        return hotloading.served(self)
+
+    def load_adapter(self, name: str, folder: str | Path, *, check: bool = True) -> Served:
+        """Load one more while it runs; it must have been started with hot_adapters=True (`hotloading.load`)."""
+        return hotloading.load(self, name, folder, check=check)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take one away while it runs (`hotloading.unload`)."""
+        hotloading.unload(self, name)
+
     def answers(self) -> bool:
         """Whether /health says 200 now; five seconds at most."""
         try:
@@ -221,7 +234,9 @@ class Server:
         before, started = self._memory(), time.monotonic()
         with Progress(f"Stopping {self.engine.title}", unit="s") as bar:
             self._end_processes(bar, started)
-            back = memory.wait_returned(self._record.baseline, lambda s: bar.update(time.monotonic() - started, "waiting for GPU memory"))
+            back = self.device != "gpu" or memory.wait_returned(
+                self._record.baseline, lambda s: bar.update(time.monotonic() - started, "waiting for GPU memory")
+            )
         _let_go(self._entry)
         ended, left = self._entry.exit, len(self._entry.processes())
         return StopReport(
@@ -364,9 +379,10 @@ def start(engine: Engine, record: Record, environment: dict[str, str]) -> Server
     with _locked(entry):
         _require_ended(entry)
         ports.require_free(record.port, engine.port_variable)
-        memory.require_returned()
+        if record.device == "gpu":  # Open-WebUI holds none: what an engine takes meanwhile is not its own
+            memory.require_returned()
+            record.baseline = memory.used()
         entry.forget()
-        record.baseline = memory.used()
         record.created_at = time.time()
         _drop_old_logs(Path(record.out).parent)
         spec = supervisor.Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds)

@@ -59,7 +59,7 @@ def begin(home: Path) -> Iterator[Begin]:
     """Start the stand-in with further words on its command line; whatever still runs is stopped after the test."""
     made: list[Server] = []
 
-    def start_one(*words: str, port: int | None = None, owner: str = "kernel") -> Server:
+    def start_one(*words: str, port: int | None = None, owner: str = "kernel", device: str = "cpu") -> Server:
         where, number = settings(), port or free_port()
         record = Record(
             name="fake",
@@ -73,7 +73,7 @@ def begin(home: Path) -> Iterator[Begin]:
             out=str(where.logs / "fake" / "1.out.log"),
             err=str(where.logs / "fake" / "1.err.log"),
             owner=owner,
-            device="cpu",
+            device=device,
         )
         made.append(start(ENGINE, record, {"FAKE_KEY": where.key("fake")}))
         return made[-1]
@@ -254,8 +254,20 @@ def test_memory_that_did_not_come_back_stops_the_next_start(begin: Begin, home: 
     write_json(home / "state" / "memory-held.json", {"baseline": [2**30]})
     monkeypatch.setattr(memory, "used", lambda: [2**30 + held])
     with pytest.raises(MemoryHeld, match="5.0 GiB"):
-        begin()
+        begin(device="gpu")
     monkeypatch.setattr(memory, "used", lambda: [2**30])
+    assert begin(device="gpu").wait(30).state == "ready"
+
+
+def test_a_server_without_gpu_is_not_asked_for_the_memory_that_an_engine_took_meanwhile(
+    begin: Begin, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open-WebUI is often started first and stopped while an engine holds the card."""
+    monkeypatch.setattr(memory, "used", lambda: [2**30])
+    page = begin().wait(30)
+    monkeypatch.setattr(memory, "used", lambda: [100 * 2**30])
+    write_json(home / "state" / "memory-held.json", {"baseline": [2**30]})
+    assert page.stop().returned and (home / "state" / "memory-held.json").exists(), "what an engine left is still remembered"
     assert begin().wait(30).state == "ready"
 
 

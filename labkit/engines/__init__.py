@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import runtimes
+from .. import hotloading, runtimes
 from ..course_model import make
 from ..engine import Engine, flags
 from ..errors import LabError, NotRunning, ProfileError, SettingError
@@ -23,6 +23,8 @@ from ..settings import Settings, settings
 from . import open_webui, sglang, vllm
 
 ENGINES: dict[str, Engine] = {kind.name: kind for kind in (vllm.ENGINE, sglang.ENGINE, open_webui.ENGINE)}
+SMALL_BYTES = 100 * 2**20
+"""Weights of a model folder that loads and computes at once: what then takes time on CPU is starting processes."""
 
 
 def serve(
@@ -34,6 +36,7 @@ def serve(
     wait: bool = True,
     timeout: float = 1800.0,
     use_modelscope: bool = False,
+    hot_adapters: bool = False,
     extra: list[str] | None = None,
     **options: object,
 ) -> Server:
@@ -44,6 +47,8 @@ def serve(
     max_num_batched_tokens, tensor_parallel_size, pipeline_parallel_size, dtype, kv_cache_dtype, quantization,
     chat_template, reasoning_parser, enable_lora=True, lora_modules=["name=path"], load_format="dummy", host="0.0.0.0" (then
     the whole network can reach it; the default is this machine alone). SGLang's words differ: `labkit.flag_table()`.
+    `hot_adapters` switches LoRA on and lets `Server.load_adapter` work while the server runs; off by default, because whoever has
+    the key could then make the engine read any folder. Adapters given here are held against the base first (`hotloading`).
     `extra` is passed through unchanged. A profile brings its own max_model_len (SGLang: context_length) and reasoning parser;
     say None to leave one out.
 
@@ -53,10 +58,11 @@ def serve(
     """
     kind, where = _engine(engine), settings()
     _require_own_names(kind, options)
+    device = device_kind()
+    options = hotloading.with_lora(kind, options, extra or [], hot=hot_adapters, device=device)
     chosen = _chosen(model)
     source, defaults = _source(chosen, where)
     served = options.pop("served_model_name", None) or (chosen.served_name if isinstance(chosen, Profile) else Path(source).name)
-    device = device_kind()
     number = port or where.ports[kind.name]
     words = (
         {"served_model_name": served, "host": "127.0.0.1", "port": number}
@@ -65,15 +71,18 @@ def serve(
         | (kind.cpu_flags if device == "cpu" else {})
         | options
     )
+    hotloading.require_first(kind, source, options)
     python = runtimes.python(kind.runtime)
     model_words = [kind.model_flag, source] if kind.model_flag else [source]
     command = [str(python), "-m", *kind.module, *model_words, *_key_words(kind, where), *flags(words), *(extra or [])]
-    environment = _environment(kind, chosen, device, local=Path(source).is_dir(), use_modelscope=use_modelscope)
-    server = _running(kind, command)
+    environment = _environment(kind, source, device, use_modelscope=use_modelscope)
+    if hot_adapters and kind.adapters:
+        environment |= kind.adapters.environment
+    record = _record(
+        kind, where, command, environment, owner=owner or where.owner, device=device, port=number, model=str(served), source=source
+    )
+    server = _running(kind, record)
     if server is None:
-        record = _record(
-            kind, where, command, environment, owner=owner or where.owner, device=device, port=number, model=str(served), source=source
-        )
         server = start(kind, record, {**where.cache_environment(), **_own_path(kind), **environment, **_key_environment(kind, where)})
         _announce(record, source)
     return server.wait(timeout) if wait else server
@@ -185,12 +194,11 @@ def _source(model: str | Path | Profile, where: Settings) -> tuple[str, dict[str
     return str(model), {}
 
 
-def _environment(kind: Engine, model: str | Path | Profile, device: str, *, local: bool, use_modelscope: bool) -> dict[str, str]:
+def _environment(kind: Engine, source: str, device: str, *, use_modelscope: bool) -> dict[str, str]:
     """What the engine gets besides this process's own environment, the caches' folders and the key."""
-    words = dict(kind.environment)
+    words, local = dict(kind.environment), Path(source).is_dir()
     if device == "cpu":
-        made = isinstance(model, Profile) and model.weights == "made"
-        words |= kind.cpu_environment | (kind.made_environment if made else {})
+        words |= kind.cpu_environment | (kind.small_environment if local and _weight_bytes(source) < SMALL_BYTES else {})
     if local:
         words["HF_HUB_OFFLINE"] = "1"  # a folder needs no hub, and a slow hub must not hold up the start
     if use_modelscope and not local:
@@ -198,11 +206,15 @@ def _environment(kind: Engine, model: str | Path | Profile, device: str, *, loca
     return words
 
 
-def _running(kind: Engine, command: list[str]) -> Server | None:
-    """The server that already runs this very command, so that a cell can be run again."""
+def _weight_bytes(folder: str) -> int:
+    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+
+
+def _running(kind: Engine, wanted: Record) -> Server | None:
+    """The server that already runs this very command in the same environment, so that a cell can be run again."""
     entry = Entry(kind.name)
     record = entry.record
-    return Server(kind, entry) if record and record.command == command and entry.status().state in ("starting", "ready") else None
+    return Server(kind, entry) if record and record.shown == wanted.shown and entry.status().state in ("starting", "ready") else None
 
 
 def _record(kind: Engine, where: Settings, command: list[str], environment: dict[str, str], **rest: Any) -> Record:

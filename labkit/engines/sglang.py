@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..engine import Engine
+from ..engine import Adapters, Engine
 from ..logs import Explanation, Stage
 from .pairs import other_names
+from .shared import SHARED
 
 LOGGING = Path(__file__).with_name("sglang_logging.json")
 
@@ -31,12 +32,6 @@ EXPLANATIONS = (
         "Check the spelling; `<python> -m sglang.launch_server --help` lists every flag.",
     ),
     Explanation(
-        r"error: argument (\S+): invalid choice: '?([^' ]+)'? \(choose from (.+)\)",
-        "{0} cannot be {1}.",
-        "Choose one of: {2}.",
-    ),
-    Explanation(r"error: argument (\S+): (.+)", "{0}: {1}.", "Give the flag a value of the right kind."),
-    Explanation(
         r"context_length \((\d+)\) is greater than the derived context_length \((\d+)\)",
         "The context asked for ({0} tokens) is longer than the one the model was made for ({1}).",
         "Lower context_length to the model's own length; longer needs RoPE scaling in the model's config.json.",
@@ -53,37 +48,38 @@ EXPLANATIONS = (
         "what else runs.",
     ),
     Explanation(
-        r"driver on your system is too old \(found version (\d+)\)|CUDA driver version is insufficient|forward compatibility was attempted",
-        "The NVIDIA driver is too old for this build of torch (CUDA version the driver offers: {0}).",
-        "Use the CUDA 12 list (./lab doctor says which fits) or rent a machine with driver 580 or later.",
+        r"adapter (\S+) with rank (\d+) is incompatible with the current LoRA memory pool",
+        "The adapter {0} (rank {1}) does not fit into the room that SGLang made for adapters at the start.",
+        "max_lora_rank={1} or more, and lora_target_modules=['all'], at the start.",
     ),
     Explanation(
-        r"Repo id must [^\n]*: '([^'\n]+)'\.",
-        "There is no model at {0}: it is no folder with a config.json and no id of a hub.",
-        "Check the path; labkit.download (notebook 02) puts a course model in its place.",
+        r"When no initial --lora-paths is provided",
+        "SGLang makes room for adapters at the start, and neither an adapter nor their size was given.",
+        "lora_paths=['name=folder'], or max_lora_rank=16 and lora_target_modules=['all'].",
     ),
     Explanation(
-        r"Cannot find an appropriate cached snapshot folder|outgoing traffic has been disabled|couldn't connect to '?https?://",
-        "The model id is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE=1 forbids it).",
-        "Download it first (notebook 02), or serve it from ModelScope: use_modelscope=True.",
+        r"LoRA adapter '([^']+)' contains target modules (\[[^\]]*\])",
+        "The adapter {0} changes modules that SGLang was not told of: {1}.",
+        "lora_target_modules=['all'], or leave the flag out.",
     ),
     Explanation(
-        r"(?:SafetensorError|Error while deserializing header): ?(\w*)",
-        "A weight file is damaged or cut short ({0}).",
-        "labkit.verify(profile) names it; labkit.download fetches it again.",
+        r"LoRA serving currently doesn't support (DoRA adapters|adapters that add tokens)",
+        "SGLang does not serve {0}.",
+        "Merge it and serve the merged model: labkit.lora.merge.",
     ),
     Explanation(
-        r"Cannot find the config file for (\w+)",
-        "quantization={0} was asked for, but this checkpoint is not quantised that way.",
-        "Leave the flag out: a quantised checkpoint says so itself in config.json (quantization_config).",
+        r"LoRA is not enabled\. Please set `--enable-lora`",
+        "Adapters were given to a server that was started without LoRA.",
+        "enable_lora=True.",
     ),
+    *SHARED,
     Explanation(
         r"trust_remote_code=True",
         "The model brings code of its own, which SGLang runs only if told to.",
         "Read that code; then trust_remote_code=True. It runs with all your rights.",
     ),
     Explanation(
-        r"No CUDA GPUs are available|Found no NVIDIA driver|No accelerator \(CUDA",
+        r"No CUDA GPUs are available|Found no NVIDIA driver|No accelerator \(CUDA|pin_memory=True requires a CUDA",
         "SGLang looked for a GPU and found none.",
         "Start the instance with a GPU. Without one: device='cpu', and no flag that needs CUDA (LoRA does).",
     ),
@@ -91,12 +87,6 @@ EXPLANATIONS = (
         r"Ninja is required|nvcc not found|Could not find nvcc|CUDA_HOME environment variable is not set",
         "SGLang compiles some of its kernels at the first start and found no CUDA compiler.",
         "apt-get install -y cuda-nvcc-13-0 (12-8 for the CUDA 12 list), or choose an image with the CUDA toolkit (devel).",
-    ),
-    Explanation(r"No space left on device", "A disk is full.", "df -h; on AutoDL move caches to the data disk (notebook 01)."),
-    Explanation(
-        r"[Aa]ddress already in use",
-        "The port was taken while the engine was starting.",
-        "./lab ps and `ss -ltnp` show by whom; choose another port.",
     ),
     # SGLang ends itself with SIGKILL after an error, so the exit code says nothing and this is all there is to go by.
     Explanation(
@@ -120,6 +110,10 @@ ENGINE = Engine(
     kv_tokens=r"max_total_num_tokens=(\d+)",
     no_prefixes="--disable-radix-cache",
     names=other_names("sglang"),
+    # model="aiops" would be answered by the base: SGLang does not look at the name before the colon
+    adapters=Adapters(
+        load="/load_lora_adapter", unload="/unload_lora_adapter", modules="lora_paths", model="{base}:{adapter}", gpu_only=True
+    ),
     values={"reasoning_parser": {"deepseek_r1": "deepseek-r1"}},
     environment={
         "SGLANG_LOGGING_CONFIG_PATH": str(LOGGING),

@@ -5,9 +5,10 @@ The same module on both: `python -m vllm.entrypoints.cli.main serve`, which is w
 
 from __future__ import annotations
 
-from ..engine import Engine
+from ..engine import Adapters, Engine
 from ..logs import Explanation, Stage
 from .pairs import other_names
+from .shared import SHARED
 
 STAGES = (
     Stage("importing vLLM", "", 9, 20),
@@ -27,12 +28,6 @@ EXPLANATIONS = (
         "vLLM does not know the flag: {0}",
         "Check the spelling; `<python> -m vllm.entrypoints.cli.main serve --help=all` lists every flag.",
     ),
-    Explanation(
-        r"error: argument (\S+): invalid choice: '?([^' ]+)'? \(choose from (.+)\)",
-        "{0} cannot be {1}.",
-        "Choose one of: {2}.",
-    ),
-    Explanation(r"error: argument (\S+): (.+)", "{0}: {1}.", "Give the flag a value of the right kind."),
     Explanation(
         r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=(\d+)",
         "The context asked for ({0} tokens) is longer than the one the model was made for ({1}).",
@@ -64,35 +59,11 @@ EXPLANATIONS = (
         "This GPU has no bfloat16 (it needs compute capability {0}).",
         "dtype='half'.",
     ),
-    Explanation(
-        r"driver on your system is too old \(found version (\d+)\)|CUDA driver version is insufficient|forward compatibility was attempted",
-        "The NVIDIA driver is too old for this build of torch (CUDA version the driver offers: {0}).",
-        "Use the CUDA 12 list (./lab doctor says which fits) or rent a machine with driver 580 or later.",
-    ),
-    Explanation(
-        r"Repo id must [^\n]*: '([^'\n]+)'\.",
-        "There is no model at {0}: it is no folder with a config.json and no id of a hub.",
-        "Check the path; labkit.download (notebook 02) puts a course model in its place.",
-    ),
-    Explanation(
-        r"Cannot find an appropriate cached snapshot folder|outgoing traffic has been disabled|couldn't connect to '?https?://",
-        "The model id is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE=1 forbids it).",
-        "Download it first (notebook 02), or serve it from ModelScope: use_modelscope=True.",
-    ),
+    *SHARED,
     Explanation(
         r"does not appear to have a file named config\.json|Invalid repository ID or local directory",
         "The folder has no config.json: it is no model, or the download is not complete.",
         "labkit.verify(profile) says what is missing; labkit.download fetches it.",
-    ),
-    Explanation(
-        r"(?:SafetensorError|Error while deserializing header): ?(\w*)",
-        "A weight file is damaged or cut short ({0}).",
-        "labkit.verify(profile) names it; labkit.download fetches it again.",
-    ),
-    Explanation(
-        r"Cannot find the config file for (\w+)",
-        "quantization={0} was asked for, but this checkpoint is not quantised that way.",
-        "Leave the flag out: a quantised checkpoint says so itself in config.json (quantization_config).",
     ),
     Explanation(
         r"Total number of attention heads \((\d+)\) must be divisible by tensor parallel size \((\d+)\)",
@@ -112,7 +83,38 @@ EXPLANATIONS = (
     Explanation(
         r"LoRA rank (\d+) is greater than max_lora_rank (\d+)",
         "The adapter has rank {0}, the server was started for {1}.",
-        "max_lora_rank={0}.",
+        "max_lora_rank={0}, or the next that vLLM knows: 8, 16, 32, 64, 128, 256, 320, 512.",
+    ),
+    Explanation(
+        r"No adapter found for (\S+)",
+        "There is no adapter at {0}: no folder with an adapter_config.json.",
+        "Give the folder that training wrote: lora_modules=['name=folder'], or server.load_adapter(name, folder).",
+    ),
+    Explanation(
+        r"expected target modules in \{[^}]*\} but received \['([^']+)'",
+        "The adapter changes modules that this model does not have, or that vLLM cannot change: {0}.",
+        "labkit.lora.check(base, adapter) lists them; it may belong to another base.",
+    ),
+    Explanation(
+        r"add_lora method failed: The size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)",
+        "The adapter's shapes are not those of this model ({0} against {1}): it was trained on another one.",
+        "labkit.lora.check(base, adapter) says which; serve the base that adapter_config.json names.",
+    ),
+    Explanation(
+        r"doesn't contain tensors",
+        "The adapter's folder has no adapter_model.safetensors.",
+        "Give the folder that training wrote, or the right checkpoint in it.",
+    ),
+    Explanation(
+        r"(?:vLLM (?:does not (?:yet )?support|only supports) ((?:DoRA|LoRA bias|modules_to_save|init_lora_weights|Activated LoRA|"
+        r"layer_replication|block-diagonal LoRA|QALoRA)[^.\n]*)|(Adapter bias) is not supported)",
+        "vLLM does not serve an adapter of this kind: {0}{1}.",
+        "Merge it and serve the merged model: labkit.lora.merge.",
+    ),
+    Explanation(
+        r"LoRA is not enabled\. Use --enable-lora|Invalid JSON format for --lora-modules: (.+)",
+        "Adapters were given without enable_lora=True, or not as name=folder. {0}",
+        "enable_lora=True, lora_modules=['name=folder'].",
     ),
     Explanation(
         r"trust_remote_code=True",
@@ -132,12 +134,6 @@ EXPLANATIONS = (
     Explanation(
         r"invalid literal for int\(\) with base 10: ''", "VLLM_CPU_KVCACHE_SPACE is set, but empty.", "unset VLLM_CPU_KVCACHE_SPACE"
     ),
-    Explanation(r"No space left on device", "A disk is full.", "df -h; on AutoDL move caches to the data disk (notebook 01)."),
-    Explanation(
-        r"Address already in use|address already in use",
-        "The port was taken while the engine was starting.",
-        "./lab ps and `ss -ltnp` show by whom; choose another port.",
-    ),
 )
 
 ENGINE = Engine(
@@ -152,10 +148,19 @@ ENGINE = Engine(
     explanations=EXPLANATIONS,
     kv_tokens=r"[GC]PU KV cache size: ([\d,]+) tokens",
     names=other_names("vllm"),
+    adapters=Adapters(
+        load="/v1/load_lora_adapter",
+        unload="/v1/unload_lora_adapter",
+        modules="lora_modules",
+        rank=16,
+        environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"},
+        loaded="Loaded new LoRA adapter",
+        cpu_slots=8,
+    ),
     environment={"VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1"},  # a notebook kernel asks for colour, and logs are read by patterns
     # 1 GiB holds a million tokens of the course model; without compilation the first answer comes at once and no compiler is needed
     cpu_environment={"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"},
     cpu_flags={"enforce_eager": True},
     # the model runs in the engine's own process: one import of vLLM less, and a token leaves when it is made; torch gets one thread
-    made_environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+    small_environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
 )

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from labkit import runtimes
+from labkit.errors import StartFailed
 from labkit.registry import Entry
+from labkit.safetensors_headers import Weights
 from labkit.server import Server
 
 START_SECONDS = 900
@@ -35,8 +37,9 @@ def engine_pythons() -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def other_pythons() -> dict[str, str]:
-    """The environments of Open-WebUI and of the browser test, made if this machine has none yet."""
-    return {f"LABKIT_RUNTIME_{name.upper()}": str(runtimes.python(name)) for name in ("open_webui", "browser")}
+    """The environments of Open-WebUI, of the browser test, of LLaMA-Factory and VERL, made if this machine has none yet."""
+    names = ("open_webui", "browser", "llamafactory", "verl")
+    return {f"LABKIT_RUNTIME_{name.upper()}": str(runtimes.python(name)) for name in names}
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, engine_pythons: dict[str, Pat
     ours = {"LABKIT_HOME": str(folder), "LABKIT_PROFILE": "tiny"}
     for engine, python in engine_pythons.items():
         ours |= {f"LABKIT_RUNTIME_{engine.upper()}": str(python), f"LABKIT_PORT_{engine.upper()}": str(free_port())}
-    ours |= other_pythons
+    ours |= {**other_pythons, "LABKIT_PORT_WEBUI": str(free_port())}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     yield folder
@@ -57,18 +60,24 @@ def home(tmp_path_factory: pytest.TempPathFactory, engine_pythons: dict[str, Pat
             os.environ[name] = value
 
 
+PAGE = "open_webui"
+LEAST_PROCESSES = {"vllm": 3, "sglang": 3, PAGE: 1}
+"""Of a server that is ready: Open-WebUI is one process, the engines have workers."""
+
+
 class Kernel:
-    """A process that stands for a notebook kernel: it runs labkit.serve and then sits there."""
+    """A process that stands for a notebook kernel: it starts one server and then sits there."""
 
-    CODE = "import labkit, json, sys, time; labkit.serve(sys.argv[1], 'tiny', **json.loads(sys.argv[2])); time.sleep(3600)"
+    ENGINE = "import labkit, json, sys, time; labkit.serve(sys.argv[1], 'tiny', **json.loads(sys.argv[2])); time.sleep(3600)"
+    PAGE = "import time; from labkit import webui; webui.serve(); time.sleep(3600)"
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, name: str) -> None:
+        code = [self.PAGE] if name == PAGE else [self.ENGINE, name, json.dumps(ENGINES[name])]
+        self.entry = Entry(name)
+        self.started = time.time()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.CODE, engine, json.dumps(ENGINES[engine])],
-            env={**os.environ, "LABKIT_OWNER": "kernel"},
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-c", *code], env={**os.environ, "LABKIT_OWNER": "kernel"}, stdin=subprocess.DEVNULL
         )
-        self.entry = Entry(engine)
 
     def wait_for(self, true: Callable[[], object], seconds: float = START_SECONDS) -> None:
         """Wait until something holds, as long as the kernel lives."""
@@ -83,9 +92,21 @@ class Kernel:
         return self
 
     def until_starting(self) -> Kernel:
-        """The engine's second process is there: the middle of the start, before SIGTERM is handled everywhere."""
-        self.wait_for(lambda: self.entry.engine_pid and len(self.entry.processes()) > 2)
+        """The middle of the start: an engine has its second process, and SIGTERM is not handled everywhere yet; Open-WebUI is
+        amid the changes to its database, of which there are 66 the first time."""
+        if self.entry.name == PAGE:
+            self.wait_for(lambda: self.log("err").count("Running upgrade") >= 20)
+        else:
+            self.wait_for(lambda: self.entry.engine_pid and len(self.entry.processes()) > 2)
         return self
+
+    def log(self, kind: str) -> str:
+        """What this start has written to its "out" or "err" log."""
+        record = self.entry.record
+        if record is None or record.created_at < self.started:
+            return ""
+        path = Path(getattr(record, kind))
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def pid(self, who: str) -> int:
         """The pid of "kernel", "engine", "watcher" or "keeper"."""
@@ -122,6 +143,48 @@ def server(home: Path) -> Iterator[Server]:
     started.stop()
 
 
+@pytest.fixture
+def fails(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StartFailed]:
+    """`fails("vllm", cause, **flags)`: a start beside the module's server that has to fail, told within two seconds of its exit with
+    the line that matters and a fix; `model` is the course model if nothing else is said."""
+    import labkit
+
+    def start(engine: str, cause: str, model: str | Path = "tiny", **flags: Any) -> StartFailed:
+        monkeypatch.setenv("LABKIT_HOME", str(home / "failures"))
+        with pytest.raises(StartFailed, match=cause) as failure:
+            labkit.serve(engine, model, port=free_port(), owner="kernel", **flags)
+        ended = Entry(engine).exit
+        assert ended and time.time() - ended.ended_at < 2 and failure.value.line and failure.value.fix
+        return failure.value
+
+    return start
+
+
+@pytest.fixture
+def cut_model(tmp_path: Path) -> Path:
+    """The course model with a weight file that lacks its end."""
+    from labkit.course_model import make
+    from labkit.profiles import profile
+
+    folder = make(profile("tiny"), tmp_path / "cut")
+    shard = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    return folder
+
+
+def listening(server: Server) -> set[str]:
+    """The addresses on which somebody listens at the server's port."""
+    import psutil
+
+    return {c.laddr.ip for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.laddr.port == server.port}
+
+
+def attached_elsewhere(name: str) -> int:
+    """The pid of the server as another process sees it that attaches to it."""
+    code = f"import labkit; print(labkit.attach({name!r}).pid)"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
 def ask(server: Server, path: str, body: dict[str, object] | None = None, key: str | None = None) -> tuple[int, Any]:
     """(status, JSON or text) of a request with the server's key, or with `key` ("" for none)."""
     sent = server.key if key is None else key
@@ -139,6 +202,16 @@ def read(content: bytes) -> Any:
         return json.loads(content)
     except ValueError:
         return content.decode()
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Tensor name -> its bytes, of a model folder."""
+    found = {}
+    for name, tensor in Weights.read(folder).tensors.items():
+        with tensor.file.open("rb") as stream:
+            stream.seek(tensor.offset)
+            found[name] = stream.read(tensor.bytes)
+    return found
 
 
 def free_port() -> int:
