@@ -1,6 +1,7 @@
-"""The made models: whole folders, the right bytes, and a greedy answer that ends."""
+"""The made models: the small one that is shipped is whole and what its profile says, old copies are replaced."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from labkit import course_model
 from labkit.errors import ProfileError
 from labkit.profiles import profile
+from labkit.safetensors_headers import Weights
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,52 @@ def test_every_tensor_is_in_the_shard_that_the_index_names(tiny: Path) -> None:
 
 
 def test_parameters_are_counted(tiny: Path) -> None:
+    shape, tensors = profile("tiny").shape, Weights.read(tiny).tensors
     index = json.loads((tiny / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == 2 * profile("tiny").shape.parameters
+    assert sum(math.prod(one.shape) for one in tensors.values()) == shape.parameters == index["metadata"]["total_size"] // 2
+    assert {one.dtype for one in tensors.values()} == {"BF16"} and "lm_head.weight" not in tensors
+    assert tensors["model.embed_tokens.weight"].shape == (shape.vocab, shape.hidden)
+    assert len({name for name in tensors if name.endswith("q_proj.weight")}) == shape.layers
+
+
+def test_the_weights_are_two_shards_of_which_neither_is_large() -> None:
+    sizes = [file.stat().st_size for file in course_model.TRAINED.glob("*.safetensors")]
+    assert len(sizes) == 2 and sum(sizes) <= 8_000_000 and max(sizes) < 0.6 * sum(sizes)
+
+
+def test_the_shipped_texts_are_those_that_this_code_writes(tmp_path: Path) -> None:
+    tiny = profile("tiny")
+    course_model.write_texts(tmp_path, tiny.shape, tiny.context)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        assert (course_model.TRAINED / name).read_text() == (tmp_path / name).read_text(), name
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"] == course_model.CHAT_TEMPLATE
+
+
+def test_the_tokenizer_has_the_special_ones_first_and_shows_only_the_reasoning_marks() -> None:
+    tokenizer = json.loads((course_model.TRAINED / course_model.TOKENIZER).read_text())
+    ids = tokenizer["model"]["vocab"]
+    assert [token["content"] for token in sorted(tokenizer["added_tokens"], key=lambda one: one["id"])] == list(course_model.SPECIAL)
+    assert [ids[token] for token in course_model.SPECIAL] == list(range(len(course_model.SPECIAL)))
+    assert len(ids) == profile("tiny").shape.vocab == max(ids.values()) + 1
+    shown = {token["content"] for token in tokenizer["added_tokens"] if not token["special"]}
+    assert shown == {course_model.THINK, course_model.THOUGHT}
+
+
+def test_the_record_of_the_training_belongs_to_the_weights() -> None:
+    record = json.loads((course_model.TRAINED / "loss.json").read_text())
+    losses = [loss for _, loss in record["losses"]]
+    assert record["parameters"] == profile("tiny").shape.parameters and losses[-1] < 0.05 < 1 < losses[0]
+    assert record["command"] in (course_model.TRAINED / "README.md").read_text()
+
+
+def test_a_folder_of_an_older_labkit_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_hidden_layers": 2}')
+    (folder / "lm_head.safetensors").write_bytes(b"old")
+    course_model.make(profile("tiny"), folder)
+    assert {file.name for file in folder.iterdir()} == {file.name for file in course_model.TRAINED.iterdir()}
+    assert not list(tmp_path.glob("*.making"))
 
 
 def test_making_again_leaves_the_folder_alone(tiny: Path) -> None:
@@ -42,39 +88,12 @@ def test_making_again_leaves_the_folder_alone(tiny: Path) -> None:
     assert {file.name: file.stat().st_mtime_ns for file in tiny.iterdir()} == before
 
 
-def test_the_greedy_way_reasons_answers_and_ends() -> None:
-    table = course_model._continuations()
-    word, text = "\n", []
-    for _ in range(100):
-        word = max(table[word], key=lambda follower: table[word][follower])
-        text.append(word)
-        if word == course_model.STOP:
-            break
-    answer = "".join(text)
-    assert answer.startswith("<think>The user") and "</think>\n\nvLLM keeps" in answer and answer.endswith("卡。<|im_end|>")
-
-
-@pytest.mark.parametrize("start", course_model._continuations())
-def test_no_greedy_way_goes_round_in_a_circle(start: str) -> None:
-    table, word, seen = course_model._continuations(), start, set()
-    while word != course_model.STOP:
-        assert word not in seen
-        seen.add(word)
-        word = max(table[word], key=lambda follower: table[word][follower])
-
-
-def test_merges_build_every_word_token() -> None:
-    vocabulary = course_model.vocabulary()
-    assert {left + right for left, right in course_model.merges()} == set(vocabulary) - set(course_model._byte_alphabet().values()) - set(
-        course_model.SPECIAL
-    )
-
-
 def test_the_8b_shape_has_no_weights_and_the_long_context_of_the_real_model(tmp_path: Path) -> None:
     folder = course_model.make(profile("qwen3-8b-shape"), tmp_path / "shape")
     config = json.loads((folder / "config.json").read_text())
     assert not list(folder.glob("*.safetensors"))
     assert config["max_position_embeddings"] == 131072 and config["rope_scaling"]["factor"] == 4.0
+    assert (folder / course_model.TOKENIZER).read_bytes() == (course_model.TRAINED / course_model.TOKENIZER).read_bytes()
 
 
 def test_a_hub_model_is_not_made(tmp_path: Path) -> None:

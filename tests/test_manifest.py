@@ -103,9 +103,9 @@ def test_a_shard_that_the_hub_never_listed_is_missed_by_the_index(tiny: Path) ->
 
 def test_a_tensor_in_the_wrong_shard_is_found(tiny: Path) -> None:
     index = json.loads((tiny / manifests.INDEX).read_text())
-    index["weight_map"]["lm_head.weight"] = "model-00002-of-00002.safetensors"
+    index["weight_map"]["model.embed_tokens.weight"] = "model-00002-of-00002.safetensors"
     (tiny / manifests.INDEX).write_text(json.dumps(index))
-    assert "lm_head.weight" in manifests.read_tensors(tiny, required=True)[1][0]
+    assert "model.embed_tokens.weight" in manifests.read_tensors(tiny, required=True)[1][0]
 
 
 def test_shards_without_their_index_are_found(tiny: Path) -> None:

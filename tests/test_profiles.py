@@ -45,4 +45,4 @@ def test_parameters_agree_with_the_shape() -> None:
 
 def test_every_profile_is_whole() -> None:
     for model in profiles().values():
-        assert model.weights in ("made", "dummy", "hub") and model.max_model_len <= model.context and "/" in model.modelscope
+        assert model.weights in ("trained", "dummy", "hub") and model.max_model_len <= model.context and "/" in model.modelscope

@@ -1,0 +1,410 @@
+"""Scores the AIOps task: asks a server both rounds of each incident, judges the JSON, and sets results side by side.
+
+    base = triage.score(server, incidents.load("test"))
+    tuned = triage.score(server, incidents.load("test"), model="triage", label="with adapter")
+    triage.table(base, tuned)            table, table per root cause, figure
+
+Hit rate: share of incidents whose root cause is right in a compliant reply. Compliance: share of replies of round two that are,
+after the reasoning, exactly one JSON object that `incidents.SCHEMA` takes; a code fence or a word around it is none, because the
+program that reads it would fail. Latency is seconds as the client sees them, at the concurrency of the score: compare like with
+like. The same code scores the course model and an 8B model.
+
+Covers: servers of this kit, and texts from elsewhere (`from_replies`). Does not cover: generating offline (`offline`), the quality
+of round one's prose, retries. Used by notebook 06 and `lora.comparing`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import chat, incidents, plots, tables
+from .chat import Parted
+from .errors import NotRunning, SettingError
+from .incidents import CAUSES, Incident
+from .plots import COLOURS, Picture
+from .progress import Progress
+
+if TYPE_CHECKING:
+    import openai
+    from jsonschema import Draft202012Validator
+
+    from .server import Server
+
+SHORT_WINDOW, SHORT_REPLY, LONG_REPLY = 4096, 256, 4096
+"""Tokens: up to this window a model is a small one that thinks in a sentence; R1-style 8B models think for a thousand and more."""
+SHARE_OF_WINDOW = 4
+"""A reply may take this part of the window at most: two of them and the prompts have to fit."""
+TIMEOUT_SECONDS = 600.0
+
+
+class Judgement(NamedTuple):
+    """What a reply of round two is worth. `why` says what is wrong, "" if nothing; the three others only count if compliant."""
+
+    compliant: bool
+    hit: bool
+    severity: bool = False
+    action: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One incident played: both replies in their parts, seconds of round two and of both, and the judgement.
+
+    Seconds are None where the texts came from elsewhere or a request failed.
+    """
+
+    incident: Incident
+    first: Parted
+    second: Parted
+    judgement: Judgement
+    second_seconds: float | None = None
+    seconds: float | None = None
+
+
+class Latency(NamedTuple):
+    """Seconds: the mean, and what 95 and 99 % of the cases stayed below (interpolated; of 100 cases P99 is nearly the slowest)."""
+
+    mean: float
+    p95: float
+    p99: float
+
+    def __str__(self) -> str:
+        return " / ".join(f"{value:.2f}" for value in self)
+
+
+class ClassScore(NamedTuple):
+    """One root cause: how many incidents, replies that were compliant, and hits."""
+
+    root_cause: str
+    incidents: int
+    compliant: int
+    hits: int
+
+
+@dataclass(frozen=True, repr=False)
+class Score:
+    """A model on a list of incidents; `cases` keep everything. Rates are shares from 0 to 1."""
+
+    label: str
+    cases: tuple[Case, ...]
+    concurrency: int | None = None
+    temperature: float | None = None
+
+    @property
+    def hit_rate(self) -> float:
+        """Right root causes."""
+        return self._share(lambda one: one.hit)
+
+    @property
+    def compliance(self) -> float:
+        """Replies of round two that are the JSON object asked for."""
+        return self._share(lambda one: one.compliant)
+
+    @property
+    def severity_rate(self) -> float:
+        """Right severities."""
+        return self._share(lambda one: one.severity)
+
+    @property
+    def action_rate(self) -> float:
+        """Right actions."""
+        return self._share(lambda one: one.action)
+
+    @property
+    def latency(self) -> Latency | None:
+        """Of round two; None without times."""
+        return _latency([case.second_seconds for case in self.cases])
+
+    @property
+    def whole_latency(self) -> Latency | None:
+        """Of both rounds."""
+        return _latency([case.seconds for case in self.cases])
+
+    def by_class(self) -> tuple[ClassScore, ...]:
+        """One row for each root cause, in the order of `incidents.CAUSES`, without those that did not occur."""
+        rows = [(cause, [case.judgement for case in self.cases if case.incident.root_cause == cause]) for cause in CAUSES]
+        return tuple(
+            ClassScore(cause, len(found), sum(one.compliant for one in found), sum(one.hit for one in found))
+            for cause, found in rows
+            if found
+        )
+
+    def failures(self) -> tuple[Case, ...]:
+        """The cases that are not hits."""
+        return tuple(case for case in self.cases if not case.judgement.hit)
+
+    def reasons(self) -> Counter[str]:
+        """Why cases failed, and how often."""
+        return Counter(case.judgement.why for case in self.failures())
+
+    def _share(self, right: Callable[[Judgement], bool]) -> float:
+        return sum(right(case.judgement) for case in self.cases) / len(self.cases)
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.hit_rate:.1%} hits, {self.compliance:.1%} compliant, {len(self.cases)} incidents"
+
+    __repr__ = __str__
+
+
+def judge(incident: Incident, reply: Any) -> Judgement:
+    """Judge a reply to round two: an OpenAI message, its text with or without <think>, or a `Parted`.
+
+    What the parts are worth: compliant as `SCHEMA` has it, then each key against the incident's.
+    """
+    parted = reply if isinstance(reply, Parted) else chat.reasoning_and_answer(reply)
+    if not parted.answer:
+        return _not_compliant("no answer: the reasoning never ended" if parted.reasoning else "no answer")
+    try:
+        found = json.loads(parted.answer, object_pairs_hook=_once)
+    except ValueError as error:
+        return _not_compliant(_describe(parted.answer, error))
+    wrong = next(iter(_validator().iter_errors(found)), None)
+    if wrong is not None:
+        place = ".".join(str(step) for step in wrong.absolute_path)
+        return _not_compliant(f"not the schema: {place + ': ' if place else ''}{wrong.message}"[:160])
+    right = {key: found[key] == value for key, value in incident.expected.items()}
+    words = ", ".join(f"{key} is {found[key]}, not {incident.expected[key]}" for key, good in right.items() if not good)
+    return Judgement(True, right["root_cause"], right["severity"], right["action"], words)
+
+
+def reply_tokens(model: Server | str | Path) -> int:
+    """How many tokens a reply of `model` (a server, or a model folder) may take where nobody says.
+
+    256 for a window up to 4,096 tokens, as the course model has; else 4,096, or a quarter of the window if that is less. An
+    R1-style 8B model needs it: cut off while it thinks, it has not answered. Raises `SettingError` for a folder without config.
+    """
+    window = _folder_window(Path(model)) if isinstance(model, str | Path) else _served_window(model)
+    return _tokens(window)
+
+
+def score(
+    server: Server,
+    asked: Sequence[Incident],
+    *,
+    model: str | None = None,
+    temperature: float = 0.0,
+    concurrency: int = 4,
+    max_tokens: int | None = None,
+    label: str = "",
+) -> Score:
+    """Play both rounds of each incident with `server`, `concurrency` incidents at a time, and judge them; shows progress.
+
+    `model` is what clients write as `model=`: an adapter's name, or by default the served model. `max_tokens` is for each reply
+    (default: `reply_tokens`). A request that fails counts as not compliant, with the reason. Raises before anything is asked:
+    `SettingError` (no incidents, an unknown model, numbers that cannot be), `NotRunning` (the server does not answer).
+    """
+    if not asked or concurrency < 1 or temperature < 0 or (max_tokens is not None and max_tokens < 1):
+        raise SettingError(
+            f"{len(asked)} incidents, concurrency {concurrency}, temperature {temperature:g}, max_tokens {max_tokens}: not possible.",
+            'Give incidents such as incidents.load("test"), and positive numbers.',
+        )
+    window = _served_window(server, model)
+    options = {
+        "model": model or server.model,
+        "temperature": temperature,
+        "max_tokens": max_tokens or _tokens(window),
+    }
+    name = label or options["model"]
+    with (
+        chat.client(server, timeout=TIMEOUT_SECONDS, max_retries=0) as connection,
+        Progress(f"Scoring {name}", len(asked), "incidents") as bar,
+    ):
+        cases = _play(connection, asked, options, concurrency, bar)
+    return Score(str(name), cases, concurrency, temperature)
+
+
+def from_replies(label: str, asked: Sequence[Incident], replies: Sequence[tuple[str, str, float]]) -> Score:
+    """Judge texts that were made elsewhere: (first reply, second reply, seconds) for each incident, in order.
+
+    The seconds are not taken as latency: those of a batch are no client's. Raises `SettingError` unless there is one for each.
+    """
+    if not asked or len(asked) != len(replies):
+        raise SettingError(f"{len(replies)} replies for {len(asked)} incidents.", "Give one (first, second, seconds) for each incident.")
+    parts = [(chat.reasoning_and_answer(first), chat.reasoning_and_answer(second)) for first, second, _ in replies]
+    return Score(label, tuple(Case(one, *both, judge(one, both[1])) for one, both in zip(asked, parts, strict=True)))
+
+
+def table(*scores: Score) -> ScoreTable:
+    """The scores side by side. Raises `SettingError` unless all are of the same incidents: other incidents, other difficulty."""
+    if not scores or len({tuple(case.incident for case in one.cases) for one in scores}) != 1:
+        raise SettingError(
+            f"{len(scores)} scores that are not of the same incidents.", "Score each model on the same list, and give them all."
+        )
+    return ScoreTable(scores)
+
+
+@dataclass(frozen=True, repr=False)
+class ScoreTable:
+    """Shows itself as two tables: one row for each model, and hits for each root cause."""
+
+    scores: tuple[Score, ...]
+
+    def rows(self) -> list[list[str]]:
+        """Heading, then one row for each score."""
+        head = ["model", "hit rate", "JSON compliance", "severity", "action"]
+        timed = any(one.latency for one in self.scores)
+        head += ["round two s: mean / P95 / P99", "both rounds s"] if timed else []
+        return [head, *(self._row(one, timed) for one in self.scores)]
+
+    def class_rows(self) -> list[list[str]]:
+        """Heading, then one row for each root cause: hits of its incidents, for each score."""
+        columns = [one.by_class() for one in self.scores]
+        head = ["hits by root cause", *(one.label for one in self.scores)]
+        return [head, *([rows[0].root_cause, *(f"{one.hits} of {one.incidents}" for one in rows)] for rows in zip(*columns, strict=True))]
+
+    def figure(self) -> Picture:
+        """Bars: hit rate and compliance of each model, and beside them its hit rate for each root cause."""
+        with plots._drawing:
+            figure = plots._figure(13.0, 3.9)
+            left, right = figure.subplots(1, 2, width_ratios=(4, 9))
+            rates = {"hit rate": "hit_rate", "JSON compliance": "compliance", "severity": "severity_rate", "action": "action_rate"}
+            _bars(left, list(rates), [(one.label, [getattr(one, name) for name in rates.values()]) for one in self.scores])
+            shares = [(one.label, [row.hits / row.incidents for row in one.by_class()]) for one in self.scores]
+            _bars(right, [row.root_cause.replace("_", "\n") for row in self.scores[0].by_class()], shares)
+            left.set_title(f"% of {len(self.scores[0].cases)} incidents", loc="left", fontsize=10)
+            right.set_title("hit rate for each root cause, %", loc="left", fontsize=10)
+            left.legend(fontsize=8, frameon=False, loc="upper left")
+            return Picture(plots._png(figure), "; ".join(map(str, self.scores)))
+
+    def _row(self, one: Score, timed: bool) -> list[str]:
+        row = [one.label, *(f"{rate:.1%}" for rate in (one.hit_rate, one.compliance, one.severity_rate, one.action_rate))]
+        return row + ([str(one.latency or "-"), str(one.whole_latency or "-")] if timed else [])
+
+    def _caption(self) -> str:
+        levels = {one.concurrency for one in self.scores if one.concurrency}
+        running = f", {' or '.join(map(str, sorted(levels)))} at a time" if levels else ""
+        return f"{len(self.scores[0].cases)} incidents, two rounds each{running}"
+
+    def __str__(self) -> str:
+        return "\n\n".join([tables.plain(self.rows()), tables.plain(self.class_rows()), self._caption()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return tables.as_html(self.rows(), self._caption()) + tables.as_html(self.class_rows())
+
+
+def _play(
+    connection: openai.OpenAI, asked: Sequence[Incident], options: dict[str, Any], concurrency: int, bar: Progress
+) -> tuple[Case, ...]:
+    with ThreadPoolExecutor(concurrency) as pool:
+        waiting = {pool.submit(_case, connection, one, options): number for number, one in enumerate(asked)}
+        cases: dict[int, Case] = {}
+        try:
+            for done in as_completed(waiting):
+                cases[waiting[done]] = done.result()
+                bar.update(len(cases), f"{sum(case.judgement.hit for case in cases.values())} hits")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return tuple(cases[number] for number in range(len(asked)))
+
+
+def _case(connection: openai.OpenAI, incident: Incident, options: dict[str, Any]) -> Case:
+    """Both rounds of one incident. The history of round two holds the first answer without its reasoning, as `Conversation` does."""
+    import openai
+
+    first, second = Parted("", ""), Parted("", "")
+    try:
+        began = time.monotonic()
+        first, _ = _ask(connection, incident.messages("")[:2], options)
+        again = time.monotonic()
+        second, cut = _ask(connection, incident.messages(first.answer), options)
+        ended = time.monotonic()
+    except openai.OpenAIError as error:
+        return Case(incident, first, second, _not_compliant(f"request failed: {error}"[:160]))
+    judgement = judge(incident, second)
+    if cut and not judgement.compliant:
+        judgement = _not_compliant(f"cut off at {options['max_tokens']} tokens")
+    return Case(incident, first, second, judgement, ended - again, ended - began)
+
+
+def _ask(connection: openai.OpenAI, messages: list[dict[str, str]], options: dict[str, Any]) -> tuple[Parted, bool]:
+    """The reply in its parts, and whether max_tokens cut it off."""
+    request: Any = {"messages": messages, **options}
+    choice = connection.chat.completions.create(**request).choices[0]
+    return chat.reasoning_and_answer(choice.message), choice.finish_reason == "length"
+
+
+def _served_window(server: Server, model: str | None = None) -> int:
+    """Tokens that fit what the server serves as `model`, as it says itself; its own model's where an adapter has no number."""
+    import openai
+
+    try:
+        with chat.client(server, timeout=30, max_retries=0) as connection:
+            listed = {one.id: getattr(one, "max_model_len", None) for one in connection.models.list()}
+    except openai.OpenAIError as error:
+        raise NotRunning(f"{server.url} does not say which models it serves: {error}.", "Start it: labkit.serve, or ./lab ps.") from error
+    if (model or server.model) not in listed:
+        raise SettingError(f"{server.url} serves no model {model or server.model!r}.", f"It has: {', '.join(sorted(listed))}.")
+    window = listed.get(model or server.model) or listed.get(server.model)
+    return int(window or SHORT_WINDOW)
+
+
+def _folder_window(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingError(f"{folder / 'config.json'} does not say how long a text may be: {error}.", "Give a model's folder.") from error
+
+
+def _tokens(window: int) -> int:
+    return min(SHORT_REPLY if window <= SHORT_WINDOW else LONG_REPLY, max(1, window // SHARE_OF_WINDOW))
+
+
+def _latency(seconds: Iterable[float | None]) -> Latency | None:
+    import numpy as np
+
+    known = [value for value in seconds if value is not None]
+    return Latency(sum(known) / len(known), *(float(value) for value in np.percentile(known, (95, 99)))) if known else None
+
+
+def _not_compliant(why: str) -> Judgement:
+    return Judgement(compliant=False, hit=False, why=why)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are told once each: which of two values a reader takes is anybody's guess."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key} stands there twice")
+        found[key] = value
+    return found
+
+
+def _describe(answer: str, error: ValueError) -> str:
+    if answer.startswith("```"):
+        return "a code fence around it"
+    if "{" not in answer:
+        return "prose, no JSON"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error}"
+    return "text before the JSON" if not answer.startswith("{") else f"not one JSON object: {error.msg}"
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(incidents.SCHEMA)
+
+
+def _bars(axes: Any, names: Sequence[str], groups: Sequence[tuple[str, Sequence[float]]]) -> None:
+    """Groups of bars side by side over `names`; shares become percent, and an empty bar still shows its number."""
+    width = 0.8 / len(groups)
+    for number, (label, shares) in enumerate(groups):
+        places = [place + width * (number - (len(groups) - 1) / 2) for place in range(len(names))]
+        bars = axes.bar(places, [100 * share for share in shares], 0.94 * width, color=COLOURS[number % len(COLOURS)], label=label)
+        axes.bar_label(bars, [f"{100 * share:.0f}" for share in shares], fontsize=7, color=plots.QUIET)
+    axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) > 4 else 8)
+    axes.set_ylim(0, 122)
+    axes.set_yticks(range(0, 101, 25))
