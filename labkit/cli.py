@@ -92,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     download = _word(words, "download", _download, "fetch a course model and verify it · 下载模型")
     download.add_argument("profile", nargs="?", default="auto")
     download.add_argument("--source", default="modelscope", choices=["modelscope", "huggingface", "git-lfs"])
+
+    merge = _word(words, "merge", _merge, "check a LoRA adapter and merge it into its base · 检查并合并 LoRA")
+    merge.add_argument("base", help="a profile, or the folder of the base model")
+    merge.add_argument("adapter", help="the folder with adapter_config.json")
+    merge.add_argument("out", help="the folder to make; it must not exist, or be empty")
+    merge.add_argument("--check-only", action="store_true", help="say what was found and stop")
+    merge.add_argument("--method", default="labkit", choices=["labkit", "peft"], help="peft: with the whole model in memory")
     return parser
 
 
@@ -246,3 +253,15 @@ def _download(chosen: argparse.Namespace) -> None:
     wanted = profile(chosen.profile)
     with open_hub(wanted) as hub:
         print(download(wanted, source=chosen.source, hub=hub))
+
+
+def _merge(chosen: argparse.Namespace) -> int:
+    from . import lora
+    from .profiles import profile
+
+    base = profile(chosen.base).folder() if chosen.base in profiles() else chosen.base
+    report = lora.check(base, chosen.adapter)
+    print(report)
+    if report and not chosen.check_only:
+        print(lora.merge(base, chosen.adapter, chosen.out, method=chosen.method))
+    return 0 if report else 1

@@ -16,7 +16,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("word", ["run", "test", "doctor", "up", "down", "ps", "logs", "download", "tunnel"])
+@pytest.mark.parametrize("word", ["run", "test", "doctor", "up", "down", "ps", "logs", "download", "tunnel", "merge"])
 def test_every_word_has_help_in_both_languages(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([word, "--help"])

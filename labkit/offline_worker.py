@@ -1,0 +1,70 @@
+"""Plays both rounds of incidents through transformers: a worker script for the vLLM environment, run by `offline`.
+
+Also imported, by path, by `lora/compare_worker`, which plays them with the models it holds anyway. Not imported by labkit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from worker_side import answer, tell
+
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # at the end: labkit's module names hide nobody else's
+import transformers_side as side
+from chat import reasoning_and_answer
+
+
+def work(request: dict[str, Any]) -> dict[str, Any]:
+    """The replies of every variant of the request: {"replies": [[[first, second, seconds], ...], ...]}."""
+    tell("progress", done=0, note="importing torch and transformers")
+    tokenizer = side.load_tokenizer(request["folder"])
+    tell("progress", done=0, note="loading the model")
+    model = side.load(request["folder"])
+    if request["adapter"]:
+        model = side.attach(model, request["adapter"])
+    told = Told(2 * len(request["dialogues"]) * len(request["temperatures"]))
+    return {"replies": [play(model, tokenizer, request, temperature, told) for temperature in request["temperatures"]]}
+
+
+class Told:
+    """Counts replies over several calls of `play`, and tells."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+
+    def now(self, extra: int, note: str) -> None:
+        tell("progress", done=self.done + extra, total=self.total, note=note)
+
+
+def play(model: Any, tokenizer: Any, request: dict[str, Any], temperature: float, told: Told) -> list[tuple[str, str, float]]:
+    """(first reply, second reply, seconds) of every dialogue; seconds are the shares of the two batches that it was in.
+
+    A dialogue is {"messages": those of round one, "second": the user's words of round two}. The second round sees the first
+    reply's answer without its reasoning, as a conversation with a server does.
+    """
+    first = _round(model, tokenizer, [one["messages"] for one in request["dialogues"]], request, temperature, "round one", told)
+    asked = [
+        [*one["messages"], {"role": "assistant", "content": reasoning_and_answer(text).answer}, {"role": "user", "content": one["second"]}]
+        for one, (text, _) in zip(request["dialogues"], first, strict=True)
+    ]
+    second = _round(model, tokenizer, asked, request, temperature, "round two", told)
+    return [(one, two, round(before + after, 4)) for (one, before), (two, after) in zip(first, second, strict=True)]
+
+
+def _round(
+    model: Any, tokenizer: Any, asked: Sequence[Any], request: dict[str, Any], temperature: float, name: str, told: Told
+) -> list[tuple[str, float]]:
+    sampling = side.Sampling(temperature, request["max_new_tokens"], request["seed"])
+    where = f"temperature {temperature:g}, {name}"
+    replies = list(
+        side.generate(model, tokenizer, asked, sampling, request["batch"], lambda done, tokens: told.now(done, f"{where}, {tokens} tokens"))
+    )
+    told.done += len(replies)
+    return replies
+
+
+if __name__ == "__main__":
+    answer(work)

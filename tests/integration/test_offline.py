@@ -1,0 +1,54 @@
+"""Both rounds through the real transformers: the same twice, with an adapter, and against vLLM serving the same folder."""
+
+from pathlib import Path
+
+import pytest
+
+from labkit import course_model, finetune, incidents, lora, offline, triage
+from labkit.profiles import profile
+from labkit.server import Server
+
+from .test_finetune import CONVERSATIONS, SETTINGS
+
+pytestmark = pytest.mark.integration
+
+ASKED = incidents.load("validation", 4)
+SHORT = {"max_new_tokens": 48}
+
+
+@pytest.fixture(scope="module")
+def base(home: Path) -> Path:
+    return course_model.make(profile("tiny"), home / "models" / "tiny")
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finetune.train(base, CONVERSATIONS, tmp_path_factory.mktemp("adapters") / "one", **SETTINGS).folder
+
+
+def test_the_same_seed_draws_the_same_replies(base: Path) -> None:
+    options = {"temperature": 1.5, "batch": 3, **SHORT}
+    one, same, other = (offline.replies(base, ASKED, seed=seed, **options) for seed in (1, 1, 2))
+    assert [reply[:2] for reply in one] == [reply[:2] for reply in same] != [reply[:2] for reply in other]
+
+
+def test_an_injected_adapter_speaks(base: Path, adapter: Path) -> None:
+    plain, tuned = offline.replies(base, ASKED, **SHORT), offline.replies(base, ASKED, adapter=adapter, **SHORT)
+    assert [reply[:2] for reply in plain] != [reply[:2] for reply in tuned]
+    assert all(reply.seconds > 0 for reply in tuned)
+
+
+def test_a_comparison_plays_the_task_injected_and_merged(base: Path, adapter: Path, tmp_path: Path) -> None:
+    merged = lora.merge(base, adapter, tmp_path / "merged").folder
+    found = lora.compare(base, adapter, merged, CONVERSATIONS[:4], incidents=ASKED[:2], max_new_tokens=24)
+    assert [score.label for score in found.scores] == [
+        f"{way}, temperature {temperature}" for temperature in ("0", "0.7") for way in ("injected", "merged")
+    ]
+    assert all(len(score.cases) == 2 for score in found.scores)
+    assert "JSON compliance" in str(found) and found.figure().png
+
+
+def test_offline_and_online_say_the_same(base: Path, server: Server) -> None:
+    online = triage.score(server, ASKED, concurrency=2)
+    found = offline.differences(offline.score(base, ASKED), online)
+    assert found.total == len(ASKED) and len(found) < found.total, found
