@@ -96,24 +96,24 @@ def config(shape: Shape, context: int) -> dict[str, Any]:
 def loss_figure() -> Picture:
     """How the loss of the small model fell while it was trained, in nats per token, from the loss.json beside its weights."""
     from . import plots
-    from .lora.drawing import _sparse_log
+    from .lora.drawing import sparse_log
 
     record = json.loads((TRAINED / "loss.json").read_text(encoding="utf-8"))
     words = (
         f"{record['parameters']:,} parameters, {record['tokens'] / 1e6:.0f} million tokens, {record['seconds']:.0f} s on one "
         f"{record['device']}; loss {record['losses'][-1][1]:.3f}, {record['held_out']:.3f} on conversations held out"
     )
-    with plots._drawing:
-        figure = plots._figure(7.5, 3.4)
+    with plots.drawing:
+        figure = plots.new_figure(7.5, 3.4)
         axes = figure.subplots()
         axes.plot(*zip(*record["losses"], strict=True), color=plots.COLOURS[0], linewidth=2)
         axes.axhline(record["held_out"], color=plots.COLOURS[1], linewidth=1, linestyle="--", label="held out, at the end")
-        _sparse_log(axes)
+        sparse_log(axes)
         axes.set_xlabel("step")
         axes.set_title("loss: nats per token", loc="left", fontsize=10)
         axes.legend(fontsize=8, frameon=False)
         figure.supxlabel(words, fontsize=8, color=plots.QUIET, x=0.01, ha="left")
-        return plots.Picture(plots._png(figure), words)
+        return plots.Picture(plots.as_png(figure), words)
 
 
 def write_texts(folder: Path, shape: Shape, context: int) -> None:

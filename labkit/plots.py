@@ -30,7 +30,7 @@ QUIET = "#5b6470"
 MOST_POINTS = 600
 POWER_LABEL = "power, W\n(driver's average)"
 """The driver samples only part of the time and averages: see `gpu`."""
-_drawing = threading.Lock()
+drawing = threading.Lock()
 """matplotlib's fonts are shared between threads; one figure at a time."""
 
 
@@ -65,8 +65,8 @@ def recording_figure(recording: Recording, title: str = "") -> Picture:
 
     Memory in GiB, power in watts, CPU in percent of all cores, time in seconds from the start of the recording.
     """
-    with _drawing:
-        figure = _figure(9.0, 4.6)
+    with drawing:
+        figure = new_figure(9.0, 4.6)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         _draw_memory(upper, recording)
         _draw_load(lower, recording)
@@ -75,13 +75,13 @@ def recording_figure(recording: Recording, title: str = "") -> Picture:
         lower.set_xlim(0, max(recording.seconds[-1] if recording.seconds else 0, 10))
         heading = f"{title}\n{recording.machine}" if title else recording.machine
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        return Picture(_png(figure), f"{heading}; {_now(recording)}".replace("\n", ": "))
+        return Picture(as_png(figure), f"{heading}; {_now(recording)}".replace("\n", ": "))
 
 
 def sweep_figure(sweep: Sweep) -> Picture:
     """Three panels against concurrency: output tokens per second, TTFT and TPOT (median, with the band up to p95)."""
-    with _drawing:
-        figure = _figure(11.0, 3.9)
+    with drawing:
+        figure = new_figure(11.0, 3.9)
         panels = figure.subplots(1, 3)
         levels = [run.level for run in sweep.runs]
         _line(panels[0], levels, [run.output_tokens_per_s for run in sweep.runs], COLOURS[0])
@@ -92,8 +92,8 @@ def sweep_figure(sweep: Sweep) -> Picture:
             _concurrency_axis(axes, levels)
             axes.set_ylim(bottom=0)
             _queue_line(axes, sweep)
-        figure.supxlabel(_wrapped(sweep.caption(), 170), fontsize=8, color=QUIET, x=0.01, ha="left")
-        return Picture(_png(figure), sweep.caption())
+        figure.supxlabel(wrapped(sweep.caption(), 170), fontsize=8, color=QUIET, x=0.01, ha="left")
+        return Picture(as_png(figure), sweep.caption())
 
 
 def comparison_figure(comparison: Comparison) -> Picture:
@@ -101,8 +101,8 @@ def comparison_figure(comparison: Comparison) -> Picture:
 
     Latencies: the line is the median, the dots are p95 and p99, on a logarithmic axis: two engines may differ tenfold.
     """
-    with _drawing:
-        figure = _figure(12.0, 7.0)
+    with drawing:
+        figure = new_figure(12.0, 7.0)
         upper, lower = figure.subplots(2, 2)
         for index, one in enumerate(comparison.measured):
             runs, colour = one.sweep.runs, COLOURS[index]
@@ -120,8 +120,8 @@ def comparison_figure(comparison: Comparison) -> Picture:
             axes.set_title(title, loc="left", fontsize=10)
             _concurrency_axis(axes, [run.level for run in comparison.measured[0].sweep.runs])
         _draw_starts(lower[1], comparison)
-        figure.supxlabel(_wrapped(comparison.caption(), 190), fontsize=8, color=QUIET, x=0.01, ha="left")
-        return Picture(_png(figure), comparison.caption())
+        figure.supxlabel(wrapped(comparison.caption(), 190), fontsize=8, color=QUIET, x=0.01, ha="left")
+        return Picture(as_png(figure), comparison.caption())
 
 
 def _percentile_lines(axes: Axes, levels: list[int], latencies: Sequence[Latency], colour: str) -> None:
@@ -145,7 +145,7 @@ def _draw_starts(axes: Axes, comparison: Comparison) -> None:
         for number, (name, seconds) in enumerate(one.stages):
             axes.barh(row, seconds, left=left, height=0.42, color=COLOURS[row], alpha=0.85 if number % 2 == 0 else 0.5)
             if seconds > 0.12 * longest:
-                axes.annotate(_wrapped(name, 16), (left + seconds / 2, row), ha="center", va="center", fontsize=7, color="black")
+                axes.annotate(wrapped(name, 16), (left + seconds / 2, row), ha="center", va="center", fontsize=7, color="black")
             left += seconds
         total = f"{one.start_seconds:.0f} s, then {one.memory_bytes / GIB:.1f} GiB"
         axes.annotate(total, (0, row + 0.24), xytext=(2, 2), **_small("left", "bottom"))
@@ -246,7 +246,8 @@ def _queue_line(axes: Axes, sweep: Sweep) -> None:
         axes.annotate(text, (sweep.limit, 0), xycoords=("data", "axes fraction"), xytext=(3, 4), rotation=90, **_small("left", "bottom"))
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this kit's look, in inches, drawn without a display; draw in it while you hold `drawing`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -255,7 +256,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """The finished figure as PNG, with the grid and the small labels that every picture here has."""
     for axes in figure.axes:
         axes.grid(True, color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -284,7 +286,8 @@ def latest(recording: Recording) -> str:
     return f"{second:6.0f} s  {_now(recording)}"
 
 
-def _wrapped(text: str, width: int) -> str:
+def wrapped(text: str, width: int) -> str:
+    """`text` in lines of at most `width` characters."""
     import textwrap
 
     return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))

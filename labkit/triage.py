@@ -263,17 +263,17 @@ class ScoreTable:
 
     def figure(self) -> Picture:
         """Bars: hit rate and compliance of each model, and beside them its hit rate for each root cause."""
-        with plots._drawing:
-            figure = plots._figure(13.0, 3.9)
+        with plots.drawing:
+            figure = plots.new_figure(13.0, 3.9)
             left, right = figure.subplots(1, 2, width_ratios=(4, 9))
             rates = {"hit rate": "hit_rate", "JSON compliance": "compliance", "severity": "severity_rate", "action": "action_rate"}
-            _bars(left, list(rates), [(one.label, [getattr(one, name) for name in rates.values()]) for one in self.scores])
+            draw_bars(left, list(rates), [(one.label, [getattr(one, name) for name in rates.values()]) for one in self.scores])
             shares = [(one.label, [row.hits / row.incidents for row in one.by_class()]) for one in self.scores]
-            _bars(right, [row.root_cause.replace("_", "\n") for row in self.scores[0].by_class()], shares)
+            draw_bars(right, [row.root_cause.replace("_", "\n") for row in self.scores[0].by_class()], shares)
             left.set_title(f"% of {len(self.scores[0].cases)} incidents", loc="left", fontsize=10)
             right.set_title("hit rate for each root cause, %", loc="left", fontsize=10)
-            left.legend(fontsize=8, frameon=False, loc="upper left")
-            return Picture(plots._png(figure), "; ".join(map(str, self.scores)))
+            left.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+            return Picture(plots.as_png(figure), "; ".join(map(str, self.scores)))
 
     def _row(self, one: Score, timed: bool) -> list[str]:
         row = [one.label, *(f"{rate:.1%}" for rate in (one.hit_rate, one.compliance, one.severity_rate, one.action_rate))]
@@ -398,7 +398,7 @@ def _validator() -> Draft202012Validator:
     return Draft202012Validator(incidents.SCHEMA)
 
 
-def _bars(axes: Any, names: Sequence[str], groups: Sequence[tuple[str, Sequence[float]]]) -> None:
+def draw_bars(axes: Any, names: Sequence[str], groups: Sequence[tuple[str, Sequence[float]]]) -> None:
     """Groups of bars side by side over `names`; shares become percent, and an empty bar still shows its number."""
     width = 0.8 / len(groups)
     for number, (label, shares) in enumerate(groups):
