@@ -221,7 +221,10 @@ def _logs(chosen: argparse.Namespace) -> None:
     if record is None:
         raise LabError(f"No server {chosen.name!r} was ever started here.", "./lab ps lists what was.")
     server = _server(record.engine, chosen.name)
-    print(server.logs(chosen.lines, errors=chosen.errors))
+    text = server.logs(chosen.lines, errors=chosen.errors)
+    if not text and not chosen.errors and server.logs(1, errors=True):
+        print(f"{server.log} is empty; the error log is not: ./lab logs {chosen.name} --errors", file=sys.stderr)
+    print(text)
     if chosen.follow:
         _follow(server, errors=chosen.errors)
 
