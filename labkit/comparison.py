@@ -11,13 +11,12 @@ Used by notebook 04.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import bench, json_files, memory
+from . import bench, json_files, memory, tables
 from .bench import Latency, Run, Sweep
 from .errors import SettingError
 
@@ -162,13 +161,13 @@ class Comparison:
         return [totals, levels]
 
     def __str__(self) -> str:
-        return "\n\n".join([*(_plain(table) for table in self.tables()), self.caption()])
+        return "\n\n".join([*(tables.plain(table) for table in self.tables()), self.caption()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        caption = f'<p style="font-size:90%">{html.escape(self.caption())}</p>'
-        return "".join(_html(table) for table in self.tables()) + caption
+        caption = f'<p style="font-size:90%">{tables.escaped(self.caption())}</p>'
+        return "".join(tables.as_html(table) for table in self.tables()) + caption
 
 
 def _held(server: Server) -> int:
@@ -183,14 +182,3 @@ def _load(sweep: Sweep) -> tuple[tuple[int, int, int, int], ...]:
 
 def _span(counts: list[int]) -> str:
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def _plain(table: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
-
-
-def _html(table: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table[0])
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table[1:])
-    return f"<table><tr>{head}</tr>{rows}</table>"

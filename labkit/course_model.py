@@ -96,7 +96,6 @@ def config(shape: Shape, context: int) -> dict[str, Any]:
 def loss_figure() -> Picture:
     """How the loss of the small model fell while it was trained, in nats per token, from the loss.json beside its weights."""
     from . import plots
-    from .lora.drawing import sparse_log
 
     record = json.loads((TRAINED / "loss.json").read_text(encoding="utf-8"))
     words = (
@@ -108,7 +107,7 @@ def loss_figure() -> Picture:
         axes = figure.subplots()
         axes.plot(*zip(*record["losses"], strict=True), color=plots.COLOURS[0], linewidth=2)
         axes.axhline(record["held_out"], color=plots.COLOURS[1], linewidth=1, linestyle="--", label="held out, at the end")
-        sparse_log(axes)
+        plots.sparse_log(axes)
         axes.set_xlabel("step")
         axes.set_title("loss: nats per token", loc="left", fontsize=10)
         axes.legend(fontsize=8, frameon=False)

@@ -286,6 +286,16 @@ def latest(recording: Recording) -> str:
     return f"{second:6.0f} s  {_now(recording)}"
 
 
+def sparse_log(axes: Axes) -> None:
+    """A logarithmic y axis with labels at 1, 2 and 5 only."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def wrapped(text: str, width: int) -> str:
     """`text` in lines of at most `width` characters."""
     import textwrap

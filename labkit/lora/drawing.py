@@ -27,21 +27,12 @@ def training_figure(training: Training) -> Picture:
         means = [sum(losses[max(0, end - RUNNING) : end]) / min(end, RUNNING) for end in steps]
         axes.plot(steps, losses, color=COLOURS[0], linewidth=0.8, alpha=0.4)
         axes.plot(steps, means, color=COLOURS[0], linewidth=2)
-        sparse_log(axes)
+        plots.sparse_log(axes)
         axes.set_xlabel(f"steps of {training.settings['batch']} conversations")
         axes.set_title("loss: nats per token of the reply", loc="left", fontsize=10)
         words = str(training)
         figure.supxlabel(plots.wrapped(words, 120), fontsize=8, color=plots.QUIET, x=0.01, ha="left")
         return Picture(plots.as_png(figure), words)
-
-
-def sparse_log(axes: Axes) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def comparison_figure(comparison: Comparison) -> Picture:
