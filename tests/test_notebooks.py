@@ -30,7 +30,7 @@ def kinds(cell: nbformat.NotebookNode) -> set[str]:
 
 
 def test_the_course_is_there() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS]== ["01", "02", "03", "04", "05", "06"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
 
 
 def test_it_is_valid_and_names_the_kernel(notebook: nbformat.NotebookNode) -> None:

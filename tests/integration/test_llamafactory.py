@@ -55,4 +55,4 @@ def test_its_export_is_the_merge(training: llamafactory.Training, place: Path) -
     assert lora.check(place / "base", training.folder)
     exported = llamafactory.export(place / "base", training.folder, place / "exported")
     merged = lora.merge(place / "base", training.folder, place / "merged")
-    assert merged.changed == 14 and weights(merged.folder) == weights(exported.folder)
+    assert merged.changed == 7 * profile("tiny").shape.layers and weights(merged.folder) == weights(exported.folder)
