@@ -2,15 +2,16 @@
 """How well notebook 04's comparison of the engines repeats: the ratio SGLang / vLLM of each round, and its spread.
 
     .venv/bin/python bench/comparison_repeat.py [--profile tiny] [--rounds 3] [--levels 1 4 8] [--input-len 64] [--output-len 32]
-                                                [--requests N] [--restarts 1]
+                                                [--requests N ...] [--restarts 1] [--uncounted 1]
 
 A round is the notebook's: start vLLM, load it at each concurrency with vLLM's client, stop, the same with SGLang. With
---restarts 0 each engine is started once and loaded by one client for all rounds, after a round that is not counted (kernels may
-still be compiled in it); that costs less and leaves out what changes from start to start. The ratio is that of output tokens/s
+--restarts 0 each engine is started once and loaded by one client for all rounds, after --uncounted rounds (kernels may still be
+compiled in them); that costs less and leaves out what changes from start to start. The ratio is that of output tokens/s
 (`Comparison.ratio`); spread is (largest - smallest) / median.
 
 Left out, levels, lengths and slots are the notebook's: 1, 4, 8 with 64 tokens in and 32 out for the course model; 1, 16, 64 with
-1024 in and 128 out for a real one. --requests is the number per level, by default four for each slot and at least 16.
+1024 in and 128 out for a real one. --requests is the number per level, or one for each level, by default four for each slot and at
+least 16: a level of a few seconds is mostly its beginning and its end.
 """
 
 from __future__ import annotations
@@ -36,16 +37,15 @@ class Load:
     levels: list[int]
     input_len: int
     output_len: int
-    requests: int | None
+    requests: int | list[int] | None
 
     def measure(self, engine: str, rounds: int) -> list[Measured]:
         """Start `engine`, load it `rounds` times through one client, stop it; one measurement for each round."""
         slots: dict[str, Any] = {ENGINES[engine]: max(self.levels)}
         server = labkit.serve(engine, self.profile, owner="kernel", **slots)
+        requests = self.requests * rounds if isinstance(self.requests, list) else self.requests
         try:
-            whole = labkit.measure(
-                server, self.levels * rounds, input_len=self.input_len, output_len=self.output_len, requests=self.requests
-            )
+            whole = labkit.measure(server, self.levels * rounds, input_len=self.input_len, output_len=self.output_len, requests=requests)
         finally:
             print(server.stop(), flush=True)
         count = len(self.levels)
@@ -63,9 +63,9 @@ def with_restarts(load: Load, rounds: int) -> list[Comparison]:
     return comparisons
 
 
-def within_one_start(load: Load, rounds: int) -> list[Comparison]:
-    """Each engine started once; its first round is not counted."""
-    vllm, sglang = (load.measure(engine, rounds + 1)[1:] for engine in ENGINES)
+def within_one_start(load: Load, rounds: int, uncounted: int) -> list[Comparison]:
+    """Each engine started once; its first rounds are not counted."""
+    vllm, sglang = (load.measure(engine, uncounted + rounds)[uncounted:] for engine in ENGINES)
     comparisons = [labkit.compare(one, other) for one, other in zip(vllm, sglang, strict=True)]
     for number, comparison in enumerate(comparisons, 1):
         say(number, comparison)
@@ -106,18 +106,20 @@ def main() -> None:
     parser.add_argument("--levels", type=int, nargs="+")
     parser.add_argument("--input-len", type=int)
     parser.add_argument("--output-len", type=int)
-    parser.add_argument("--requests", type=int)
+    parser.add_argument("--requests", type=int, nargs="+")
     parser.add_argument("--restarts", type=int, choices=(0, 1), default=1)
+    parser.add_argument("--uncounted", type=int, default=1, help="rounds before the counted ones, with --restarts 0")
     chosen = parser.parse_args()
+    requests = chosen.requests[0] if chosen.requests and len(chosen.requests) == 1 else chosen.requests
     small = labkit.profile(chosen.profile).name == "tiny"
     load = Load(
         profile=chosen.profile,
         levels=chosen.levels or ([1, 4, 8] if small else [1, 16, 64]),
         input_len=chosen.input_len or (64 if small else 1024),
         output_len=chosen.output_len or (32 if small else 128),
-        requests=chosen.requests,
+        requests=requests,
     )
-    conclude((with_restarts if chosen.restarts else within_one_start)(load, chosen.rounds))
+    conclude(with_restarts(load, chosen.rounds) if chosen.restarts else within_one_start(load, chosen.rounds, chosen.uncounted))
 
 
 if __name__ == "__main__":

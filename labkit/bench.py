@@ -175,14 +175,14 @@ def sweep(
     *,
     input_len: int = 512,
     output_len: int = 128,
-    requests: int | None = None,
+    requests: int | Sequence[int] | None = None,
     model: str | None = None,
     on_level: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Load `server` with each concurrency of `levels`, in order, and return what was measured; also saved as JSON (`.file`).
 
-    `requests` per level: default four per slot and at least 16. `model` is what goes into the requests as `model=`: an adapter's
-    name, by default the served model. `on_level` is told of every level as it begins (a view's
+    `requests` per level, one number for all or one for each: default four per slot and at least 16. `model` is what goes into the
+    requests as `model=`: an adapter's name, by default the served model. `on_level` is told of every level as it begins (a view's
     `mark`). About 20 s go to importing the client, once. Raises, before anything is sent, `SettingError` for levels or lengths
     that cannot be, `NotRunning`; `LabError` with the client's last meaningful line if it fails. Levels that had ended are
     saved then, and the error says where.
@@ -192,16 +192,26 @@ def sweep(
         raise SettingError(f"{server.engine.title} serves no model.", f"Load one of: {', '.join(NAMES)}.")
     if not server.answers():
         raise NotRunning(f"{server.url} does not answer.", "./lab ps shows what runs; ./lab logs vllm says why it ended.")
-    return _Sweeping(server, model or server.model, list(levels), input_len, output_len, requests, on_level).run()
+    return _Sweeping(server, model or server.model, list(levels), input_len, output_len, _counts(levels, requests), on_level).run()
 
 
-def _require_sensible(levels: Sequence[int], input_len: int, output_len: int, requests: int | None) -> None:
+def _require_sensible(levels: Sequence[int], input_len: int, output_len: int, requests: int | Sequence[int] | None) -> None:
     if not levels or min(levels) < 1:
         raise SettingError(f"levels is {list(levels)}.", "Give at least one concurrency, 1 or more: levels=(1, 4, 16).")
-    if min(input_len, output_len) < 1 or (requests is not None and requests < 1):
+    counts = _counts(levels, requests)
+    if len(counts) != len(levels):
+        raise SettingError(f"{len(counts)} numbers of requests for {len(levels)} levels.", "Give one number, or one for each level.")
+    if min(input_len, output_len, *counts) < 1:
         raise SettingError(
             f"input_len {input_len}, output_len {output_len}, requests {requests}: each must be at least 1.", "Give positive numbers."
         )
+
+
+def _counts(levels: Sequence[int], requests: int | Sequence[int] | None) -> list[int]:
+    """Requests of each level."""
+    if requests is None:
+        return [max(LEAST_REQUESTS, WAVES * level) for level in levels]
+    return [requests] * len(levels) if isinstance(requests, int) else list(requests)
 
 
 class _Sweeping:
@@ -214,11 +224,11 @@ class _Sweeping:
         levels: list[int],
         input_len: int,
         output_len: int,
-        requests: int | None,
+        counts: list[int],
         on_level: Callable[[str], None] | None,
     ) -> None:
         self.server, self.levels, self.input_len, self.output_len = server, levels, input_len, output_len
-        self.counts = [requests or max(LEAST_REQUESTS, WAVES * level) for level in levels]
+        self.counts = counts
         self.seeds = [secrets.randbelow(2**31) for _ in range(len(levels) + 1)]
         self.on_level = on_level or (lambda text: None)
         stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -67,7 +67,7 @@ def measure(
     *,
     input_len: int = 512,
     output_len: int = 128,
-    requests: int | None = None,
+    requests: int | Sequence[int] | None = None,
     model: str | None = None,
     on_level: Callable[[str], None] | None = None,
 ) -> Measured:

@@ -120,6 +120,10 @@ def test_every_level_has_a_seed_of_its_own(server: Any, tmp_path: Path) -> None:
     assert [run.seed for run in found.runs] == seeds[1:]
 
 
+def test_requests_may_be_said_for_each_level(server: Any) -> None:
+    assert [run.requests for run in sweep(server, (1, 2), requests=(3, 5)).runs] == [3, 5]
+
+
 def test_key_and_proxies(server: Any, tmp_path: Path) -> None:
     found = sweep(server, (1,), requests=2)
     assert {one["key"] for one in seen(tmp_path)} == {KEY}
@@ -187,9 +191,10 @@ def test_the_client_ends_with_whoever_asked_for_it(server: Any, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("levels", "options"),
-    [((), {}), ((0, 1), {}), ((1,), {"input_len": 0}), ((1,), {"output_len": -1}), ((1,), {"requests": 0})],
+    [((), {}), ((0, 1), {}), ((1,), {"input_len": 0}), ((1,), {"output_len": -1}), ((1,), {"requests": 0})]
+    + [((1, 2), {"requests": (4, 0)}), ((1, 2), {"requests": (4, 4, 4)})],
 )
-def test_what_cannot_be_measured_is_refused_first(server: Any, tmp_path: Path, levels: tuple[int, ...], options: dict[str, int]) -> None:
+def test_what_cannot_be_measured_is_refused_first(server: Any, tmp_path: Path, levels: tuple[int, ...], options: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         sweep(server, levels, **options)
     assert not (tmp_path / "home").exists()
