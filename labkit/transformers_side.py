@@ -93,7 +93,7 @@ def load(folder: str, *, dtype: str = "", **options: Any) -> Any:
 
     gc.collect()  # a model that went before may hang in a cycle, and there is no room for two
     kind = getattr(torch, dtype) if dtype else "auto"
-    placed = {"device_map": {"": 0}} if torch.cuda.is_available() else {}
+    placed = {"device_map": {"": 0}} if device() != "cpu" else {}
     with memory("Loading the model"):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True, **placed, **options)
     return model.eval()
@@ -123,6 +123,13 @@ def parameters(folder: str) -> int:
 
     with torch.device("meta"):
         return int(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True)).num_parameters())
+
+
+def device() -> str:
+    """ "cuda:0" or "cpu"."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def device_name() -> str:

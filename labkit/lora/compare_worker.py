@@ -111,10 +111,11 @@ class Weights:
         """Tensors that only one folder has; after `hold_against` also those changed without an adapter module."""
 
     def compare(self) -> None:
-        """Tensor by tensor. Raises `Refused` for other shapes, and when nothing was changed at all."""
+        """Tensor by tensor, on the GPU if there is one. Raises `Refused` for other shapes, and when nothing was changed at all."""
+        device = side.device()
         shared = sorted(set(self.base) & set(self.merged))
         for number, name in enumerate(shared, start=1):
-            before, after = self.base[name].read(), self.merged[name].read()
+            before, after = self.base[name].read(device), self.merged[name].read(device)
             if before.shape != after.shape or before.dtype != after.dtype:
                 raise Refused(
                     f"{name} is {_words(before)} in {self.base[name].file} and {_words(after)} in {self.merged[name].file}: "
@@ -173,9 +174,9 @@ class Weights:
 
         with torch.inference_mode():
             exact = module.get_base_layer().weight.float() + module.get_delta_weight("default").float()
-            merged = self.merged[name].read()
-            unit = torch.ldexp(torch.ones(()), torch.frexp(exact).exponent.cpu() - MANTISSA[str(merged.dtype)])
-            return float(((merged.float() - exact.cpu()).abs() / unit).max())
+            merged = self.merged[name].read(str(exact.device))
+            apart = (merged.float() - exact).abs()
+            return float(torch.ldexp(apart, MANTISSA[str(merged.dtype)] - torch.frexp(exact).exponent).max())
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each kind of module, those that changed first."""
@@ -189,10 +190,10 @@ class _Tensor:
     def __init__(self, file: Path, name: str) -> None:
         self.file, self.name = file, name
 
-    def read(self) -> Any:
+    def read(self, device: str) -> Any:
         from safetensors import safe_open
 
-        with safe_open(self.file, framework="pt") as stream:
+        with safe_open(self.file, framework="pt", device=device) as stream:
             return stream.get_tensor(self.name)
 
 
