@@ -6,8 +6,9 @@ brings in an engine. What each does is said where it lives.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from . import lazy
 
 __version__ = "0.1.0"
 
@@ -77,14 +78,4 @@ if TYPE_CHECKING:
     from .shell import persist as persist
     from .tunnels import tunnel as tunnel
 
-
-def __getattr__(name: str) -> Any:
-    if name not in EXPORTS:
-        raise AttributeError(f"labkit has no {name!r}; it has: {', '.join(sorted(EXPORTS))}")
-    value = getattr(importlib.import_module(f".{EXPORTS[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *EXPORTS})
+__getattr__, __dir__ = lazy.names(__name__, EXPORTS)

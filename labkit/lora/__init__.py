@@ -5,8 +5,9 @@ The names that notebook 06 uses, loaded when first touched, as in `labkit` itsel
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .. import lazy
 
 EXPORTS = {
     "Adapter": "adapters",
@@ -32,14 +33,4 @@ if TYPE_CHECKING:
     from .versions import promote as promote
     from .versions import rollback as rollback
 
-
-def __getattr__(name: str) -> Any:
-    if name not in EXPORTS:
-        raise AttributeError(f"labkit.lora has no {name!r}; it has: {', '.join(sorted(EXPORTS))}")
-    value = getattr(importlib.import_module(f".{EXPORTS[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *EXPORTS})
+__getattr__, __dir__ = lazy.names(__name__, EXPORTS)
