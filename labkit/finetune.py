@@ -23,16 +23,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from . import space, worker
+from . import space, training, worker
 from .drafts import draft, require_empty
 from .errors import LabError, SettingError
 from .folders import require_model
 from .offline import PATIENT
-
-if TYPE_CHECKING:
-    from .plots import Picture
 
 SCRIPT = Path(__file__).with_name("finetune_worker.py")
 RECORD = "training.json"
@@ -50,51 +47,26 @@ ROOM = 2 * 10**9
 Conversation = Sequence[Mapping[str, str]]
 
 
-@dataclass(frozen=True)
-class Training:
-    """A finished training. `losses` has one number a step: mean cross-entropy per token of the replies, in nats.
+@dataclass(frozen=True, repr=False)
+class Training(training.Training):
+    """A finished training. `tokens` are those of all replies once, `longest` those of the longest conversation.
 
-    `trainable` and `total` are parameters (of the adapter, and with the base), `tokens` those of all replies once, `seconds` the
-    whole call with importing torch, `seconds_before` what passed until the first step. `products` is the type in which matrices were
-    multiplied. `digest` is SHA-256 over the conversations.
+    `seconds_before` is what passed until the first step; `products` is the type in which matrices were multiplied. `digest` is
+    SHA-256 over the conversations.
     """
 
-    folder: Path
-    base: str
-    losses: tuple[float, ...]
-    seconds: float
     seconds_before: float
-    trainable: int
-    total: int
-    conversations: int
     tokens: int
     longest: int
     device: str
     products: str
     digest: str
-    settings: Mapping[str, Any]
     versions: Mapping[str, str]
 
-    @property
-    def loss(self) -> float:
-        """The mean over the last tenth of the steps."""
-        last = self.losses[-max(1, len(self.losses) // 10) :]
-        return sum(last) / len(last)
-
     def __str__(self) -> str:
-        return (
-            f"{self.folder.name}: rank {self.settings['rank']}, {self.trainable:,} of {self.total:,} parameters trained, "
-            f"{len(self.losses)} steps of {self.settings['batch']} on {self.conversations} conversations, "
-            f"loss {self.losses[0]:.2f} to {self.loss:.3f}, {self.seconds:.0f} s on {self.device}"
-        )
+        return f"{self.folder.name}: {self.amounts()} on {self.device}"
 
     __repr__ = __str__
-
-    def figure(self) -> Picture:
-        """The loss at every step, and its running mean, on a logarithmic axis."""
-        from .lora.drawing import training_figure
-
-        return training_figure(self)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -154,7 +126,7 @@ def _train(base: Path, conversations: list[list[dict[str, str]]], out: Path, ask
         request = {"base": str(base), "draft": str(folder), "conversations": conversations, **asked}
         told = worker.run(SCRIPT, request, title=f"Training {out.name}", total=asked["steps"], unit="steps", environment=ENVIRONMENT)
         told["losses"] = tuple(told["losses"])
-        training = Training(
+        done = Training(
             folder=out,
             base=str(base),
             seconds=round(time.monotonic() - started, 1),
@@ -163,14 +135,14 @@ def _train(base: Path, conversations: list[list[dict[str, str]]], out: Path, ask
             settings=asked,
             **told,
         )
-        _write_words(folder, training)
-    return training
+        _write_words(folder, done)
+    return done
 
 
-def _write_words(folder: Path, training: Training) -> None:
+def _write_words(folder: Path, done: Training) -> None:
     """The record, and in place of PEFT's empty model card what is known."""
-    (folder / RECORD).write_text(json.dumps({**asdict(training), "folder": training.folder.name}, indent=1) + "\n", encoding="utf-8")
-    card = f"# {training.folder.name}\n\nA LoRA adapter for {training.base}, trained by labkit (training.json says how).\n"
+    (folder / RECORD).write_text(json.dumps({**asdict(done), "folder": done.folder.name}, indent=1) + "\n", encoding="utf-8")
+    card = f"# {done.folder.name}\n\nA LoRA adapter for {done.base}, trained by labkit (training.json says how).\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

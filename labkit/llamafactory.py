@@ -25,11 +25,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from . import commands, lora, manifests, runtimes, space
+from . import commands, lora, manifests, runtimes, space, training
 from .commands import Ran
 from .drafts import draft, require_empty
 from .errors import LabError, SettingError
@@ -38,9 +38,6 @@ from .folders import require_model
 from .logs import Explanation
 from .progress import amount_text
 from .safetensors_headers import Weights, read_json
-
-if TYPE_CHECKING:
-    from .plots import Picture
 
 ENGINE = "llamafactory"
 COMMAND = "llamafactory-cli"
@@ -113,46 +110,18 @@ class Example:
         return f"--- read, not learnt\n{before}\n--- learnt\n{self.learnt}"
 
 
-@dataclass(frozen=True)
-class Training:
-    """A finished training. `losses` has one number a step: mean cross-entropy per token of the replies, in nats.
+@dataclass(frozen=True, repr=False)
+class Training(training.Training):
+    """A finished training. `yaml` is the file that LLaMA-Factory was told by, `example` the longest conversation as it read it."""
 
-    `trainable` and `total` are parameters (of the adapter, and with the base); `seconds` is the whole call; `yaml` is the file that
-    it was told by; `settings` are rank, alpha, batch (conversations a step, on each GPU) and the like.
-    """
-
-    folder: Path
-    base: str
-    losses: tuple[float, ...]
-    seconds: float
-    trainable: int
-    total: int
-    conversations: int
-    settings: Mapping[str, Any]
     yaml: str
     example: Example
     version: str
 
-    @property
-    def loss(self) -> float:
-        """The mean over the last tenth of the steps."""
-        last = self.losses[-max(1, len(self.losses) // 10) :]
-        return sum(last) / len(last)
-
     def __str__(self) -> str:
-        return (
-            f"{self.folder}: LLaMA-Factory {self.version}, rank {self.settings['rank']}, {self.trainable:,} of {self.total:,} parameters "
-            f"trained, {len(self.losses)} steps of {self.settings['batch']} on {self.conversations} conversations, "
-            f"loss {self.losses[0]:.2f} to {self.loss:.3f}, {self.seconds:.0f} s"
-        )
+        return f"{self.folder}: LLaMA-Factory {self.version}, {self.amounts()}"
 
     __repr__ = __str__
-
-    def figure(self) -> Picture:
-        """The loss at every step, and its running mean, on a logarithmic axis."""
-        from .lora.drawing import training_figure
-
-        return training_figure(self)  # type: ignore[arg-type]  # it draws losses and settings, which both kinds of training have
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ..plots import COLOURS, Picture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..finetune import Training
+    from ..training import Training
     from .comparing import Comparison, Forced
 
 RUNNING = 10

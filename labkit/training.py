@@ -1,0 +1,52 @@
+"""What a finished training of a LoRA adapter has, whichever tool did it: `finetune` (PEFT) or `llamafactory`.
+
+Covers: the numbers, a line of words, the picture of the loss. Does not cover: training. Used by notebook 06.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .plots import Picture
+
+
+@dataclass(frozen=True)
+class Training:
+    """`losses` has one number a step: mean cross-entropy per token of the replies, in nats.
+
+    `trainable` and `total` are parameters (of the adapter, and with the base), `seconds` is the whole call, with importing torch;
+    `settings` has rank, batch (conversations a step, on each GPU) and the like.
+    """
+
+    folder: Path
+    base: str
+    losses: tuple[float, ...]
+    seconds: float
+    trainable: int
+    total: int
+    conversations: int
+    settings: Mapping[str, Any]
+
+    @property
+    def loss(self) -> float:
+        """The mean over the last tenth of the steps."""
+        last = self.losses[-max(1, len(self.losses) // 10) :]
+        return sum(last) / len(last)
+
+    def amounts(self) -> str:
+        """How much was trained, on what, how far and how long, in a line."""
+        return (
+            f"rank {self.settings['rank']}, {self.trainable:,} of {self.total:,} parameters trained, "
+            f"{len(self.losses)} steps of {self.settings['batch']} on {self.conversations} conversations, "
+            f"loss {self.losses[0]:.2f} to {self.loss:.3f}, {self.seconds:.0f} s"
+        )
+
+    def figure(self) -> Picture:
+        """The loss at every step, and its running mean, on a logarithmic axis."""
+        from .lora.drawing import training_figure
+
+        return training_figure(self)
