@@ -101,9 +101,13 @@ CLUES = (
     + ("日志：{level} {service}: {clue}", "症状：{clue}。", "有人报告：{clue}。这是什么问题？", "调用链：{service} > {clue}"),
 )
 SEVERITY_CLUES = (
-    ("How severe is it: {clue}?", "Which severity is {clue}?", "{clue}: P1, P2 or P3?", "Somebody says: {clue}. How bad is that?"),
-    ("{clue}，是什么级别？", "{clue}：P1、P2 还是 P3？", "有人说{clue}，有多严重？"),
+    ("How severe is it: {clue}?", "Which severity is {clue}?", "{clue}: P1, P2 or P3?", "Somebody says: {clue}. How bad is that?")
+    + ("Symptoms: {clue}. {cause} Which severity?", "Symptoms: {cause} It is like this: {clue}. How severe is it?")
+    + ("Somebody reports: {cause} And: {clue}. How bad is that?",),
+    ("{clue}，是什么级别？", "{clue}：P1、P2 还是 P3？", "有人说{clue}，有多严重？")
+    + ("症状：{clue}。{cause}是什么级别？", "症状：{cause}情况是：{clue}。有多严重？", "有人报告：{cause}而且{clue}。级别？"),
 )
+"""Some beside a sentence about the cause: in an incident, too, the severity is one sentence of several."""
 
 
 @cache
@@ -156,7 +160,7 @@ def _talk(chance: random.Random, stream: Iterator[Incident]) -> list[Message]:
     mixed = chance.random() < 0.15
     topic: dict[str, Any] = chance.choice(table()["topic"])
     for _ in range(chance.choice((2, 2, 2, 3, 3, 4))):
-        if turns and chance.random() < 0.35:
+        if turns and chance.random() < 0.45:
             topic = chance.choice(table()["topic"])
             turns.append(_any_answer(chance, language) if chance.random() < 0.5 else _about(topic, chance, language, False))
         else:
@@ -326,7 +330,7 @@ def _cause(told: str, cause: str, language: int, chance: random.Random) -> list[
 
 def _clue(chance: random.Random, stream: Iterator[Incident]) -> list[Message]:
     """One clue on its own: a word, a log line, a sentence. English ones are asked about in both languages."""
-    if chance.random() < 0.25:
+    if chance.random() < 0.45:
         return _severity_clue(chance)
     cause = chance.choice(incidents.CAUSES)
     row, slots = incidents.table()["cause"][cause], fill(chance)
@@ -352,7 +356,8 @@ def _severity_clue(chance: random.Random) -> list[Message]:
     reason = row["reason"][language]
     text = (f"That is {severity}: {reason}.", f"这是 {severity}：{reason}。")[language]
     thought = (f"The user asks how severe it is: {reason}.", f"用户问严重程度：{reason}。")[language]
-    told = chance.choice(SEVERITY_CLUES[language]).format(clue=clue)
+    wordings = incidents.table()["cause"][chance.choice(incidents.CAUSES)]["train"][LANGUAGES[language]]
+    told = chance.choice(SEVERITY_CLUES[language]).format(clue=clue, cause=chance.choice(wordings).format(**fill(chance)))
     return [{"role": "user", "content": told}, {"role": "assistant", "content": _reply(thought, text, chance)}]
 
 
@@ -384,7 +389,26 @@ _GLOSSARY = (
         (("What does a result name?", "Which fields does a result have?"), "A result names root_cause, severity and action."),
         (("结论包括什么？", "结论有哪些字段？"), "结论包括 root_cause、severity 和 action。"),
     ),
+    (
+        (
+            ("What are the keys of a result?", "How are the keys of a result spelt?"),
+            "The keys are `root_cause`, `severity` and `action`.",
+        ),
+        (("结论的键是什么？", "结论的键怎么写？"), "键是 `root_cause`、`severity` 和 `action`。"),
+    ),
+    (
+        (
+            ("What stands in `root_cause`, what in `action`?", "What does `action` hold beside `root_cause`?"),
+            "`root_cause` holds a short name such as {cause}, `action` a word such as {action}.",
+        ),
+        (
+            ("`root_cause` 里写什么，`action` 里写什么？", "`action` 和 `root_cause` 各写什么？"),
+            "`root_cause` 写简称，例如 {cause}；`action` 写一个词，例如 {action}。",
+        ),
+    ),
 )
+"""The keys of round two stand in backticks, as words on their own: as tokens that no reply held they would stay so unlikely that
+an adapter, which leaves the output head as it is, makes them the first choice and still not a sure one."""
 
 
 def _json(chance: random.Random, stream: Iterator[Incident]) -> list[Message]:
@@ -431,14 +455,14 @@ def _text(chance: random.Random, stream: Iterator[Incident]) -> list[Message]:
 
 
 KINDS: tuple[tuple[Callable[[random.Random, Iterator[Incident]], list[Message]], float], ...] = (
-    (_question, 0.26),
+    (_question, 0.24),
     (_both_languages, 0.05),
     (_talk, 0.13),
     (_incident, 0.18),
     (_after_incident, 0.11),
-    (_clue, 0.15),
+    (_clue, 0.18),
     (_glossary, 0.05),
     (_json, 0.05),
-    (_text, 0.02),
+    (_text, 0.01),
 )
 """What is made, and how often."""

@@ -64,7 +64,11 @@ def make(profile: Profile, folder: Path) -> Path:
 
 
 def _outdated(profile: Profile, folder: Path) -> bool:
-    return profile.weights == "trained" and (folder / "config.json").read_bytes() != (TRAINED / "config.json").read_bytes()
+    """Whether a folder of the trained model is of another shape or of another training."""
+    return profile.weights == "trained" and any(
+        not (folder / name).is_file() or (folder / name).read_bytes() != (TRAINED / name).read_bytes()
+        for name in ("config.json", "loss.json")
+    )
 
 
 def config(shape: Shape, context: int) -> dict[str, Any]:

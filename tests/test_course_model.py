@@ -82,6 +82,14 @@ def test_a_folder_of_an_older_labkit_is_replaced(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.making"))
 
 
+def test_an_earlier_training_of_the_same_shape_is_replaced(tiny: Path) -> None:
+    (tiny / "loss.json").write_text('{"parameters": 3803904}')
+    (tiny / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    course_model.make(profile("tiny"), tiny)
+    for file in course_model.TRAINED.iterdir():
+        assert (tiny / file.name).read_bytes() == file.read_bytes()
+
+
 def test_making_again_leaves_the_folder_alone(tiny: Path) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in tiny.iterdir()}
     course_model.make(profile("tiny"), tiny)
