@@ -1,4 +1,4 @@
-"""SGLang's data against whole logs of real starts and against the failures as SGLang words them; flags of both engines."""
+"""SGLang's data against the failures as SGLang words them; flags of both engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from labkit import engines
-from labkit.engine import Engine
 from labkit.engines import ENGINES, vllm
 from labkit.engines.pairs import PAIRS, flag_table, other_names
 from labkit.engines.sglang import ENGINE, EXPLANATIONS, LOGGING
@@ -20,33 +19,6 @@ from labkit.engines.shared import SHARED
 from labkit.errors import SettingError
 from labkit.logs import explain
 from labkit.settings import settings
-
-DATA = Path(__file__).with_name("data")
-
-
-def stages_of(engine: Engine, log: str) -> list[str]:
-    current, names = 0, [engine.stages[0].name]
-    for line in log.splitlines():
-        index = engine.stage_at(line, current)
-        if index != current:
-            current = index
-            names.append(engine.stages[index].name)
-    return names
-
-
-def test_a_gpu_start_shows_every_stage_in_order() -> None:
-    assert stages_of(ENGINE, (DATA / "sglang-0.5.17-h200.log").read_text()) == [stage.name for stage in ENGINE.stages]
-
-
-def test_a_cpu_start_shows_its_stages() -> None:
-    log = (DATA / "sglang-0.5.19-cpu.log").read_text()
-    assert stages_of(ENGINE, log) == [stage.name for stage in ENGINE.stages if stage.cpu_seconds]
-
-
-@pytest.mark.parametrize(("file", "tokens"), [("sglang-0.5.17-h200.log", 802_975), ("sglang-0.5.19-cpu.log", 65_536)])
-def test_the_kv_cache_is_read_from_the_log(file: str, tokens: int) -> None:
-    assert ENGINE.kv_cache_tokens((DATA / file).read_text()) == tokens
-
 
 FAILURES = {
     "sglang serve: error: unrecognized arguments: --max-modle-len 1024": ("--max-modle-len 1024", "spelling"),
@@ -95,11 +67,6 @@ def test_every_explanation_is_shown_by_a_failure_above_or_is_rare() -> None:
     rare = {r"trust_remote_code=True", "Ninja is required"}
     unseen = [e.pattern for e in EXPLANATIONS if e not in SHARED and not any(re.search(e.pattern, line) for line in FAILURES)]
     assert all(any(pattern.startswith(start) for start in rare) for pattern in unseen), unseen
-
-
-def test_a_good_start_shows_no_failure() -> None:
-    for log in DATA.glob("sglang-*.log"):
-        assert not explain(log.read_text(), EXPLANATIONS).cause
 
 
 def test_each_engine_knows_the_other_s_words() -> None:

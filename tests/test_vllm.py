@@ -1,44 +1,13 @@
-"""vLLM's data against whole logs of real starts and against the failures as vLLM words them."""
+"""vLLM's data against the failures as vLLM words them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from labkit.engine import Engine, flags
+from labkit.engine import flags
 from labkit.engines.shared import SHARED
-from labkit.engines.vllm import ENGINE, EXPLANATIONS
+from labkit.engines.vllm import EXPLANATIONS
 from labkit.logs import explain
-
-DATA = Path(__file__).with_name("data")
-
-
-def stages_of(engine: Engine, log: str) -> list[str]:
-    current, names = 0, [engine.stages[0].name]
-    for line in log.splitlines():
-        index = engine.stage_at(line, current)
-        if index != current:
-            current = index
-            names.append(engine.stages[index].name)
-    return names
-
-
-def test_a_gpu_start_shows_every_stage_in_order() -> None:
-    log = (DATA / "vllm-0.26.0-h200.log").read_text()
-    every = [stage.name for stage in ENGINE.stages]
-    assert stages_of(ENGINE, log) == [name for name in every if name != "capturing CUDA graphs"]  # its bar went to standard error
-
-
-def test_a_cpu_start_shows_its_stages() -> None:
-    log = (DATA / "vllm-0.32.0-cpu.log").read_text()
-    assert stages_of(ENGINE, log) == [stage.name for stage in ENGINE.stages if stage.cpu_seconds]
-
-
-@pytest.mark.parametrize(("file", "tokens"), [("vllm-0.26.0-h200.log", 814_112), ("vllm-0.32.0-cpu.log", 1_048_576)])
-def test_the_kv_cache_is_read_from_the_log(file: str, tokens: int) -> None:
-    assert ENGINE.kv_cache_tokens((DATA / file).read_text()) == tokens
-
 
 FAILURES = {
     "vllm: error: unrecognized arguments: --max-modle-len 1024": ("--max-modle-len 1024", "spelling"),
