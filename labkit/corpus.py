@@ -160,7 +160,7 @@ def _talk(chance: random.Random, stream: Iterator[Incident]) -> list[Message]:
     mixed = chance.random() < 0.15
     topic: dict[str, Any] = chance.choice(table()["topic"])
     for _ in range(chance.choice((2, 2, 2, 3, 3, 4))):
-        if turns and chance.random() < 0.45:
+        if turns and chance.random() < 0.35:
             topic = chance.choice(table()["topic"])
             turns.append(_any_answer(chance, language) if chance.random() < 0.5 else _about(topic, chance, language, False))
         else:
