@@ -19,7 +19,9 @@ def require_model(folder: str | Path) -> Path:
     """`folder`, absolute and with links followed. Raises `LabError` children that name the file which is missing or damaged."""
     chosen = Path(folder).expanduser().resolve()
     if not chosen.is_dir():
-        raise SettingError(f"{chosen} is not there.", "Give the folder of a downloaded, made or merged model.")
+        raise SettingError(
+            f"{chosen} is not there.", "Give the folder of a made or merged model, or fetch a course model: labkit.download (notebook 02)."
+        )
     if (chosen / "adapter_config.json").is_file() and not (chosen / "config.json").is_file():
         raise SettingError(f"{chosen} is an adapter, not a model.", "Merge it first: labkit.lora.merge(base, adapter, out).")
     Weights.read(chosen)
