@@ -37,13 +37,13 @@ class Load:
     levels: list[int]
     input_len: int
     output_len: int
-    requests: int | list[int] | None
+    requests: list[int] | None
 
     def measure(self, engine: str, rounds: int) -> list[Measured]:
         """Start `engine`, load it `rounds` times through one client, stop it; one measurement for each round."""
         slots: dict[str, Any] = {ENGINES[engine]: max(self.levels)}
         server = labkit.serve(engine, self.profile, owner="kernel", **slots)
-        requests = self.requests * rounds if isinstance(self.requests, list) else self.requests
+        requests = self.requests and self.requests * rounds
         try:
             whole = labkit.measure(server, self.levels * rounds, input_len=self.input_len, output_len=self.output_len, requests=requests)
         finally:
@@ -110,11 +110,14 @@ def main() -> None:
     parser.add_argument("--restarts", type=int, choices=(0, 1), default=1)
     parser.add_argument("--uncounted", type=int, default=1, help="rounds before the counted ones, with --restarts 0")
     chosen = parser.parse_args()
-    requests = chosen.requests[0] if chosen.requests and len(chosen.requests) == 1 else chosen.requests
     small = labkit.profile(chosen.profile).name == "tiny"
+    levels = chosen.levels or ([1, 4, 8] if small else [1, 16, 64])
+    requests = chosen.requests * len(levels) if chosen.requests and len(chosen.requests) == 1 else chosen.requests
+    if requests and len(requests) != len(levels):
+        parser.error(f"--requests takes one number or {len(levels)}, one for each level")
     load = Load(
         profile=chosen.profile,
-        levels=chosen.levels or ([1, 4, 8] if small else [1, 16, 64]),
+        levels=levels,
         input_len=chosen.input_len or (64 if small else 1024),
         output_len=chosen.output_len or (32 if small else 128),
         requests=requests,
