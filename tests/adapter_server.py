@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+
+from json_handler import JsonHandler
 
 from labkit import hotloading
 from labkit.engine import Engine
@@ -21,31 +23,31 @@ from labkit.hotloading import Served, ServedAdapters
 KEY = "sk-secret-of-the-test"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     server: Any
 
     def do_GET(self) -> None:
         base = {"id": "tiny", "root": "/models/tiny", "parent": None}
         cards = [{"id": name, "root": folder, "parent": "tiny"} for name, folder in self.server.loaded.items()]
-        self._send(200, {"object": "list", "data": [base, *cards]})
+        self.send(200, {"object": "list", "data": [base, *cards]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, body, self.headers))
         if self.headers["Authorization"] != f"Bearer {KEY}":
-            self._send(401, {"error": "Unauthorized"})
+            self.send(401, {"error": "Unauthorized"})
         elif self.path == "/v1/chat/completions":
             self._chat(body)
         elif not self.server.hot:
-            self._send(404, {"detail": "Not Found"})
+            self.send(404, {"detail": "Not Found"})
         elif self.server.refusal:
             self._error(500, self.server.refusal)
         elif self.path.endswith("/unload_lora_adapter"):
             del self.server.loaded[body["lora_name"]]
-            self._send(200, "Success")
+            self.send(200, "Success")
         else:
             self.server.loaded[body["lora_name"]] = body["lora_path"]
-            self._send(200, "Success")
+            self.send(200, "Success")
 
     def _chat(self, body: dict[str, Any]) -> None:
         if self.server.broken:
@@ -54,21 +56,10 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text, "reasoning": "hm"}}
         usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "usage": usage, "choices": [choice]}
-        return self._send(200, reply)
+        return self.send(200, reply)
 
     def _error(self, code: int, message: str) -> None:
-        self._send(code, {"error": {"message": message, "type": "InternalServerError", "param": None, "code": code}})
-
-    def _send(self, code: int, content: object) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+        self.send(code, {"error": {"message": message, "type": "InternalServerError", "param": None, "code": code}})
 
 
 class StandIn:

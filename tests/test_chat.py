@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+from json_handler import JsonHandler
 
 from labkit.chat import Conversation, client, curl, reasoning_and_answer, stream
 
@@ -21,24 +22,24 @@ KEY = "sk-secret-of-the-test"
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
 
-class OpenAILike(BaseHTTPRequestHandler):
+class OpenAILike(JsonHandler):
     """Answers what its server's `reply` says: a message, or a list of deltas when a stream is asked for."""
 
     server: Any
 
     def do_GET(self) -> None:
-        self._send(200, {"path": self.path, "key": self.headers.get("Authorization")})
+        self.send(200, {"path": self.path, "key": self.headers.get("Authorization")})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append(body)
         if self.headers["Authorization"] != f"Bearer {KEY}":
-            self._send(401, {"error": "Unauthorized"})
+            self.send(401, {"error": "Unauthorized"})
         elif body.get("stream"):
             self._stream()
         else:
             finish = self.server.finish
-            self._send(
+            self.send(
                 200,
                 {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "usage": USAGE}
                 | {"choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", **self.server.reply}}]},
@@ -55,17 +56,6 @@ class OpenAILike(BaseHTTPRequestHandler):
         for chunk in chunks:
             self.wfile.write(f"data: {json.dumps(head | chunk)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
-
-    def _send(self, code: int, content: object) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from json_handler import JsonHandler
 
 from labkit import incidents, triage
 from labkit.errors import NotRunning, SettingError
@@ -101,13 +102,13 @@ def test_latency_is_what_numpy_says() -> None:
     assert score.latency == pytest.approx((0.5, 0.95, 0.99)) and score.whole_latency == pytest.approx((1.0, 1.9, 1.98))
 
 
-class Model(BaseHTTPRequestHandler):
+class Model(JsonHandler):
     """Answers round one with prose and round two as `server.second` says for the incident asked about."""
 
     server: Any
 
     def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": name, "object": "model", "max_model_len": 1024} for name in ("tiny", "tuned")]})
+        self.send(200, {"object": "list", "data": [{"id": name, "object": "model", "max_model_len": 1024} for name in ("tiny", "tuned")]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -115,22 +116,11 @@ class Model(BaseHTTPRequestHandler):
         rounds = len(body["messages"]) // 2
         text = "<think>\nlook\n</think>\n\nIt is broken." if rounds == 1 else self.server.second(body)
         if text is None:
-            self._send(500, {"error": {"message": "engine died"}})
+            self.send(500, {"error": {"message": "engine died"}})
             return
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": self.server.finish}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        self._send(200, {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice], "usage": usage})
-
-    def _send(self, status: int, content: dict[str, Any]) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *words: Any) -> None:
-        pass
+        self.send(200, {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice], "usage": usage})
 
 
 @pytest.fixture
