@@ -218,7 +218,10 @@ def _words(tensor: Any) -> str:
 
 
 class _Forced:
-    """Question two: the logits of the model that is asked first are kept (on the CPU, in its own type) for the second."""
+    """Question two: the logits of the model that is asked first are kept (on the CPU, in its own type) for the second.
+
+    They are held against each other where the second model is: a large vocabulary makes that slow on a processor.
+    """
 
     def __init__(self, samples: list[side.Sample], filling: int, told: offline.Told) -> None:
         self.samples, self.filling, self.told = samples, filling, told
@@ -228,10 +231,10 @@ class _Forced:
 
     def before(self, model: Any, name: str) -> None:
         """The base's own first choices: what agreement is without the adapter."""
-        self.base_tops = [logits.argmax(-1) for logits, _ in self._logits(model, name)]
+        self.base_tops = [logits.argmax(-1).cpu() for logits, _ in self._logits(model, name)]
 
     def first(self, model: Any, name: str) -> None:
-        self.kept = [logits for logits, _ in self._logits(model, name)]
+        self.kept = [logits.cpu() for logits, _ in self._logits(model, name)]
         if self.base_tops:
             same = [int((logits.argmax(-1) == top).sum()) for logits, top in zip(self.kept, self.base_tops, strict=True)]
             self.base_agreement = sum(same) / sum(len(top) for top in self.base_tops)
@@ -240,7 +243,8 @@ class _Forced:
         found = Difference()
         for kept, (logits, labels) in zip(self.kept, self._logits(model, name), strict=True):
             for part in zip(kept.split(CHUNK), logits.split(CHUNK), labels.split(CHUNK), strict=True):
-                found.add(*part)
+                with side.memory("Comparing logits"):
+                    found.add(*(tensor.to(logits.device) for tensor in part))
         return found
 
     def _logits(self, model: Any, name: str) -> Iterator[tuple[Any, Any]]:
@@ -253,7 +257,7 @@ class _Forced:
             with torch.inference_mode(), side.memory("Comparing logits"):
                 logits, labels = side.reply_logits(model, part, self.filling)
                 chosen = labels != side.IGNORED
-                found = logits[chosen].cpu(), labels[chosen].cpu()
+                found = logits[chosen], labels[chosen]
             self.told.done += len(part)
             yield found
 
@@ -278,7 +282,7 @@ class Difference:
         self.mean += float(distance.mean(-1).sum())
         ours, theirs = first.log_softmax(-1), second.log_softmax(-1)
         self.divergence += float((ours.exp() * (ours - theirs)).sum())
-        bins = torch.bucketize(distance.amax(-1), torch.tensor(BINS), right=True)
+        bins = torch.bucketize(distance.amax(-1), torch.tensor(BINS, device=distance.device), right=True)
         for index, count in zip(*(each.tolist() for each in bins.unique(return_counts=True)), strict=True):
             self.histogram[index] += count
         tops, others = first.argmax(-1), second.argmax(-1)
