@@ -338,15 +338,18 @@ def _served_window(server: Server, model: str | None = None) -> int:
     """Tokens that fit what the server serves as `model`, as it says itself; its own model's where an adapter has no number."""
     import openai
 
+    wanted = model or server.model
     try:
         with chat.client(server, timeout=30, max_retries=0) as connection:
             listed = {one.id: getattr(one, "max_model_len", None) for one in connection.models.list()}
     except openai.OpenAIError as error:
         raise NotRunning(f"{server.url} does not say which models it serves: {error}.", "Start it: labkit.serve, or ./lab ps.") from error
-    if (model or server.model) not in listed:
-        raise SettingError(f"{server.url} serves no model {model or server.model!r}.", f"It has: {', '.join(sorted(listed))}.")
-    window = listed.get(model or server.model) or listed.get(server.model)
-    return int(window or SHORT_WINDOW)
+    known = set(listed)
+    if server.engine.adapters:  # SGLang lists an adapter by its name, and is asked for it by base:name
+        known |= {one.model for one in server.adapters()}
+    if wanted not in known:
+        raise SettingError(f"{server.url} serves no model {wanted!r}.", f"It has: {', '.join(sorted(known))}.")
+    return int(listed.get(wanted) or listed.get(server.model) or SHORT_WINDOW)
 
 
 def _folder_window(folder: Path) -> int:
