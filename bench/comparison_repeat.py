@@ -2,21 +2,23 @@
 """How well notebook 04's comparison of the engines repeats: the ratio SGLang / vLLM of each round, and its spread.
 
     .venv/bin/python bench/comparison_repeat.py [--profile tiny] [--rounds 3] [--levels 1 4 8] [--input-len 64] [--output-len 32]
-                                                [--requests N ...] [--restarts 1] [--uncounted 1]
+                                                [--spread 0.5] [--requests N ...] [--restarts 1] [--uncounted 1]
 
 A round is the notebook's: start vLLM, load it at each concurrency with vLLM's client, stop, the same with SGLang. With
 --restarts 0 each engine is started once and loaded by one client for all rounds, after --uncounted rounds (kernels may still be
 compiled in them); that costs less and leaves out what changes from start to start. The ratio is that of output tokens/s
-(`Comparison.ratio`); spread is (largest - smallest) / median.
+(`Comparison.ratio`); its spread is (largest - smallest) / median.
 
 Left out, levels, lengths and slots are the notebook's: 1, 4, 8 with 64 tokens in and 32 out for the course model; 1, 16, 64 with
-1024 in and 128 out for a real one. --requests is the number per level, or one for each level, by default four for each slot and at
+1024 in and 128 out for a real one, each half to one and a half times (--spread 0 makes all alike). In one round both engines get
+the same prompts, in the next round others. --requests is the number per level, or one for each level, by default four for each slot and at
 least 16: a level of a few seconds is mostly its beginning and its end.
 """
 
 from __future__ import annotations
 
 import argparse
+import secrets
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,14 +40,23 @@ class Load:
     input_len: int
     output_len: int
     requests: list[int] | None
+    spread: float
 
-    def measure(self, engine: str, rounds: int) -> list[Measured]:
+    def measure(self, engine: str, rounds: int, seed: int) -> list[Measured]:
         """Start `engine`, load it `rounds` times through one client, stop it; one measurement for each round."""
         slots: dict[str, Any] = {ENGINES[engine]: max(self.levels)}
         server = labkit.serve(engine, self.profile, owner="kernel", **slots)
         requests = self.requests and self.requests * rounds
         try:
-            whole = labkit.measure(server, self.levels * rounds, input_len=self.input_len, output_len=self.output_len, requests=requests)
+            whole = labkit.measure(
+                server,
+                self.levels * rounds,
+                input_len=self.input_len,
+                output_len=self.output_len,
+                requests=requests,
+                spread=self.spread,
+                seed=seed,
+            )
         finally:
             print(server.stop(), flush=True)
         count = len(self.levels)
@@ -57,7 +68,8 @@ def with_restarts(load: Load, rounds: int) -> list[Comparison]:
     """Both engines started anew in every round."""
     comparisons = []
     for number in range(1, rounds + 1):
-        vllm, sglang = (load.measure(engine, 1)[0] for engine in ENGINES)
+        seed = fresh_seed()
+        vllm, sglang = (load.measure(engine, 1, seed)[0] for engine in ENGINES)
         comparisons.append(labkit.compare(vllm, sglang))
         say(number, comparisons[-1])
     return comparisons
@@ -65,11 +77,16 @@ def with_restarts(load: Load, rounds: int) -> list[Comparison]:
 
 def within_one_start(load: Load, rounds: int, uncounted: int) -> list[Comparison]:
     """Each engine started once; its first rounds are not counted."""
-    vllm, sglang = (load.measure(engine, uncounted + rounds)[uncounted:] for engine in ENGINES)
+    seed = fresh_seed()
+    vllm, sglang = (load.measure(engine, uncounted + rounds, seed)[uncounted:] for engine in ENGINES)
     comparisons = [labkit.compare(one, other) for one, other in zip(vllm, sglang, strict=True)]
     for number, comparison in enumerate(comparisons, 1):
         say(number, comparison)
     return comparisons
+
+
+def fresh_seed() -> int:
+    return secrets.randbelow(2**31)
 
 
 def say(number: int, comparison: Comparison) -> None:
@@ -106,6 +123,7 @@ def main() -> None:
     parser.add_argument("--levels", type=int, nargs="+")
     parser.add_argument("--input-len", type=int)
     parser.add_argument("--output-len", type=int)
+    parser.add_argument("--spread", type=float, default=0.5)
     parser.add_argument("--requests", type=int, nargs="+")
     parser.add_argument("--restarts", type=int, choices=(0, 1), default=1)
     parser.add_argument("--uncounted", type=int, default=1, help="rounds before the counted ones, with --restarts 0")
@@ -121,6 +139,7 @@ def main() -> None:
         input_len=chosen.input_len or (64 if small else 1024),
         output_len=chosen.output_len or (32 if small else 128),
         requests=requests,
+        spread=chosen.spread,
     )
     conclude(with_restarts(load, chosen.rounds) if chosen.restarts else within_one_start(load, chosen.rounds, chosen.uncounted))
 

@@ -4,8 +4,10 @@ Covers: `vllm bench serve` with random prompts, one result shape for every engin
 Does not cover: answer quality, traffic that arrives by the clock (this load is closed: each slot sends its next request when
 its last one ended), comparing engines (`comparison`), drawing (`plots.sweep_figure`).
 
-How it measures: random tokens of a fixed length, generation to the full length (--ignore-eos), a fresh seed for every level
-so that the prefix cache cannot serve one level with another's prompts, one warm-up that is not counted. TTFT includes
+How it measures: random tokens, generation to the full length (--ignore-eos), a fresh seed for every level so that the prefix
+cache cannot serve one level with another's prompts, one warm-up that is not counted. Where all lengths are alike, requests that
+began together end together: the slots march in step at first and lose it later, and the rate goes by how soon (it falls where
+prompts and answers are computed in one step). `spread` mixes the lengths, as users do. TTFT includes
 waiting in the server's queue. TPOT is (last token - first token) / (tokens - 1) of a request, ITL every gap by itself.
 SGLang's own client computes some figures differently; one client for both makes them comparable.
 Used by notebooks 03 and 04.
@@ -15,9 +17,10 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 import queue
-import secrets
+import random
 import subprocess
 import threading
 import time
@@ -81,6 +84,15 @@ class Run:
     seed: int
     running: int | None = None
     waiting: int | None = None
+    spread: float = 0.0
+    """Lengths were drawn evenly from so much below the mean to so much above it: 0.5 is half to one and a half times."""
+
+    def lengths(self) -> str:
+        """ "1024 tokens in, 128 out", or "512 to 1536 tokens in, 64 to 192 out"."""
+        return f"{self._span(self.input_len)} tokens in, {self._span(self.output_len)} out"
+
+    def _span(self, mean: int) -> str:
+        return f"{math.floor(mean * (1 - self.spread))} to {math.ceil(mean * (1 + self.spread))}" if self.spread else str(mean)
 
 
 COLUMNS: tuple[tuple[str, Callable[[Run], str]], ...] = (
@@ -129,7 +141,7 @@ class Sweep:
         caching = {True: "on", False: "off", None: "not known"}[self.prefix_caching]
         return (
             f"{self.engine} {self.version}, {self.model}, {self.machine}; n = {requests} requests per level, "
-            f"{first.input_len} tokens in, {first.output_len} out, concurrency {_range([run.level for run in self.runs])}, "
+            f"{first.lengths()}, concurrency {_range([run.level for run in self.runs])}, "
             f"prefix caching {caching}, fresh random prompts per level" + (f", at most {self.limit} run at once" if self.limit else "")
         )
 
@@ -176,35 +188,28 @@ def sweep(
     input_len: int = 512,
     output_len: int = 128,
     requests: int | Sequence[int] | None = None,
+    spread: float = 0.0,
+    seed: int | None = None,
     model: str | None = None,
     on_level: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Load `server` with each concurrency of `levels`, in order, and return what was measured; also saved as JSON (`.file`).
 
-    `requests` per level, one number for all or one for each: default four per slot and at least 16. `model` is what goes into the
+    `requests` per level, one number for all or one for each: default four per slot and at least 16. `spread` draws each length evenly
+    from input_len * (1 - spread) to input_len * (1 + spread), and so the output; 0 leaves all alike. The same `seed` sends the same
+    prompts to another server; on one server leave it out, or its prefix cache knows them. `model` is what goes into the
     requests as `model=`: an adapter's name, by default the served model. `on_level` is told of every level as it begins (a view's
     `mark`). About 20 s go to importing the client, once. Raises, before anything is sent, `SettingError` for levels or lengths
     that cannot be, `NotRunning`; `LabError` with the client's last meaningful line if it fails. Levels that had ended are
     saved then, and the error says where.
     """
-    _require_sensible(levels, input_len, output_len, requests)
+    load = _Load(list(levels), input_len, output_len, _counts(levels, requests), spread, seed)
+    load.require_sensible()
     if server.engine.name not in NAMES:
         raise SettingError(f"{server.engine.title} serves no model.", f"Load one of: {', '.join(NAMES)}.")
     if not server.answers():
         raise NotRunning(f"{server.url} does not answer.", "./lab ps shows what runs; ./lab logs vllm says why it ended.")
-    return _Sweeping(server, model or server.model, list(levels), input_len, output_len, _counts(levels, requests), on_level).run()
-
-
-def _require_sensible(levels: Sequence[int], input_len: int, output_len: int, requests: int | Sequence[int] | None) -> None:
-    if not levels or min(levels) < 1:
-        raise SettingError(f"levels is {list(levels)}.", "Give at least one concurrency, 1 or more: levels=(1, 4, 16).")
-    counts = _counts(levels, requests)
-    if len(counts) != len(levels):
-        raise SettingError(f"{len(counts)} numbers of requests for {len(levels)} levels.", "Give one number, or one for each level.")
-    if min(input_len, output_len, *counts) < 1:
-        raise SettingError(
-            f"input_len {input_len}, output_len {output_len}, requests {requests}: each must be at least 1.", "Give positive numbers."
-        )
+    return _Sweeping(server, model or server.model, load, on_level).run()
 
 
 def _counts(levels: Sequence[int], requests: int | Sequence[int] | None) -> list[int]:
@@ -214,22 +219,47 @@ def _counts(levels: Sequence[int], requests: int | Sequence[int] | None) -> list
     return [requests] * len(levels) if isinstance(requests, int) else list(requests)
 
 
+@dataclass(frozen=True)
+class _Load:
+    """What is sent: `counts` requests at each of `levels`."""
+
+    levels: list[int]
+    input_len: int
+    output_len: int
+    counts: list[int]
+    spread: float
+    seed: int | None
+
+    def require_sensible(self) -> None:
+        """Raise `SettingError` for what cannot be."""
+        if not self.levels or min(self.levels) < 1:
+            raise SettingError(f"levels is {self.levels}.", "Give at least one concurrency, 1 or more: levels=(1, 4, 16).")
+        if len(self.counts) != len(self.levels):
+            raise SettingError(
+                f"{len(self.counts)} numbers of requests for {len(self.levels)} levels.", "Give one number, or one for each level."
+            )
+        if min(self.input_len, self.output_len, *self.counts) < 1:
+            raise SettingError(
+                f"input_len {self.input_len}, output_len {self.output_len}, requests {self.counts}: each must be at least 1.",
+                "Give positive numbers.",
+            )
+        if not 0 <= self.spread < 1 or min(self.input_len, self.output_len) * (1 - self.spread) < 1:
+            raise SettingError(
+                f"spread {self.spread} with input_len {self.input_len}, output_len {self.output_len}: some would have no token.",
+                "Give 0 for equal lengths, or less than 1: 0.5 is half to one and a half times.",
+            )
+
+    def seeds(self) -> list[int]:
+        """One for the warm-up and one for each level, all different."""
+        return random.Random(self.seed).sample(range(2**31), len(self.levels) + 1)
+
+
 class _Sweeping:
     """One sweep under way: the client as a child process, the server's metrics beside it."""
 
-    def __init__(
-        self,
-        server: Server,
-        model: str,
-        levels: list[int],
-        input_len: int,
-        output_len: int,
-        counts: list[int],
-        on_level: Callable[[str], None] | None,
-    ) -> None:
-        self.server, self.levels, self.input_len, self.output_len = server, levels, input_len, output_len
-        self.counts = counts
-        self.seeds = [secrets.randbelow(2**31) for _ in range(len(levels) + 1)]
+    def __init__(self, server: Server, model: str, load: _Load, on_level: Callable[[str], None] | None) -> None:
+        self.server, self.load, self.levels, self.counts = server, load, load.levels, load.counts
+        self.seeds = load.seeds()
         self.on_level = on_level or (lambda text: None)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         self.log = settings().logs / "bench" / f"{stamp}.err.log"
@@ -287,8 +317,9 @@ class _Sweeping:
         return Run(
             level=self.levels[level],
             requests=self.counts[level],
-            input_len=self.input_len,
-            output_len=self.output_len,
+            input_len=self.load.input_len,
+            output_len=self.load.output_len,
+            spread=self.load.spread,
             duration=result["duration"],
             request_rate=result["request_throughput"],
             output_tokens_per_s=result["output_throughput"],
@@ -354,10 +385,12 @@ class _Sweeping:
         """The arguments of one level; -1 is the warm-up: every slot of the highest level once, few tokens."""
         warm = level < 0
         concurrency = max(self.levels) if warm else self.levels[level]
+        output_len = min(16, self.load.output_len) if warm else self.load.output_len
         return [
             *("--backend", "openai", "--base-url", self.server.url, "--endpoint", "/v1/completions"),
             *("--model", self.sweep.model, "--tokenizer", self.server.source, "--dataset-name", "random"),
-            *("--random-input-len", str(self.input_len), "--random-output-len", str(min(16, self.output_len) if warm else self.output_len)),
+            *("--random-input-len", str(self.load.input_len), "--random-output-len", str(output_len)),
+            *("--random-range-ratio", str(0.0 if warm else self.load.spread)),
             *("--num-prompts", str(concurrency if warm else self.counts[level]), "--max-concurrency", str(concurrency)),
             *("--seed", str(self.seeds[level + 1]), "--ignore-eos", "--temperature", "0", "--disable-tqdm"),
             *("--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "95,99"),

@@ -68,6 +68,8 @@ def measure(
     input_len: int = 512,
     output_len: int = 128,
     requests: int | Sequence[int] | None = None,
+    spread: float = 0.0,
+    seed: int | None = None,
     model: str | None = None,
     on_level: Callable[[str], None] | None = None,
 ) -> Measured:
@@ -76,7 +78,17 @@ def measure(
     Also saved beside the sweep's own file.
     Raises what `bench.sweep` raises.
     """
-    sweep = bench.sweep(server, levels, input_len=input_len, output_len=output_len, requests=requests, model=model, on_level=on_level)
+    sweep = bench.sweep(
+        server,
+        levels,
+        input_len=input_len,
+        output_len=output_len,
+        requests=requests,
+        spread=spread,
+        seed=seed,
+        model=model,
+        on_level=on_level,
+    )
     measured = Measured(sweep, round(server.ready_seconds, 1), tuple(server.stages), _held(server), server.kv_cache_tokens)
     measured.save(Path(sweep.file).with_suffix(".measured.json"))
     return measured
@@ -129,8 +141,8 @@ class Comparison:
         models = " and ".join(dict.fromkeys(one.sweep.model for one in self.measured))
         return (
             f"{versions}, {models}, {sweep.machine}, one after the other; n = {_span(counts)} requests per level, "
-            f"{first.input_len} tokens in, {first.output_len} out, concurrency {', '.join(map(str, levels))}; the same client "
-            f"({sweep.client}), fresh random prompts per level and engine, one run. Holds for this load and these versions only."
+            f"{first.lengths()}, concurrency {', '.join(map(str, levels))}; the same client "
+            f"({sweep.client}), {_prompts([one.sweep for one in self.measured])}, one run. Holds for this load and these versions only."
         )
 
     def names(self) -> list[str]:
@@ -176,8 +188,14 @@ def _held(server: Server) -> int:
     return sum(process.memory_info().rss for process in server.processes())
 
 
-def _load(sweep: Sweep) -> tuple[tuple[int, int, int, int], ...]:
-    return tuple((run.level, run.requests, run.input_len, run.output_len) for run in sweep.runs)
+def _load(sweep: Sweep) -> tuple[tuple[int, int, int, int, float], ...]:
+    return tuple((run.level, run.requests, run.input_len, run.output_len, run.spread) for run in sweep.runs)
+
+
+def _prompts(sweeps: Sequence[Sweep]) -> str:
+    """Whether all had the same prompts."""
+    alike = len({tuple(run.seed for run in sweep.runs) for sweep in sweeps}) == 1
+    return "fresh random prompts per level, the same for both" if alike else "fresh random prompts per level and engine"
 
 
 def _span(counts: list[int]) -> str:

@@ -30,6 +30,7 @@ def add_cli_args(parser):
         parser.add_argument("--" + name, required=True)
     for name in ("random-input-len", "random-output-len", "num-prompts", "max-concurrency", "seed", "temperature"):
         parser.add_argument("--" + name, type=int, required=True)
+    parser.add_argument("--random-range-ratio", type=float, required=True)
     parser.add_argument("--ignore-eos", action="store_true")
     parser.add_argument("--disable-tqdm", action="store_true")
 
@@ -120,6 +121,18 @@ def test_every_level_has_a_seed_of_its_own(server: Any, tmp_path: Path) -> None:
     assert [run.seed for run in found.runs] == seeds[1:]
 
 
+def test_the_same_seed_sends_the_same_prompts_and_no_level_has_anothers(server: Any, tmp_path: Path) -> None:
+    first, again, other = (sweep(server, (1, 2), requests=2, seed=seed) for seed in (7, 7, None))
+    assert [run.seed for run in first.runs] == [run.seed for run in again.runs] != [run.seed for run in other.runs]
+    assert len({run.seed for run in first.runs}) == 2
+
+
+def test_lengths_are_mixed_but_not_those_of_the_warm_up(server: Any, tmp_path: Path) -> None:
+    found = sweep(server, (1,), input_len=1024, output_len=128, requests=2, spread=0.5)
+    assert [one["random_range_ratio"] for one in seen(tmp_path)] == [0.0, 0.5]
+    assert found.runs[0].lengths() == "512 to 1536 tokens in, 64 to 192 out" and found.runs[0].lengths() in found.caption()
+
+
 def test_requests_may_be_said_for_each_level(server: Any) -> None:
     assert [run.requests for run in sweep(server, (1, 2), requests=(3, 5)).runs] == [3, 5]
 
@@ -192,7 +205,8 @@ def test_the_client_ends_with_whoever_asked_for_it(server: Any, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("levels", "options"),
     [((), {}), ((0, 1), {}), ((1,), {"input_len": 0}), ((1,), {"output_len": -1}), ((1,), {"requests": 0})]
-    + [((1, 2), {"requests": (4, 0)}), ((1, 2), {"requests": (4, 4, 4)})],
+    + [((1, 2), {"requests": (4, 0)}), ((1, 2), {"requests": (4, 4, 4)})]
+    + [((1,), {"spread": 1.0}), ((1,), {"spread": -0.1}), ((1,), {"spread": 0.5, "output_len": 1})],
 )
 def test_what_cannot_be_measured_is_refused_first(server: Any, tmp_path: Path, levels: tuple[int, ...], options: dict[str, Any]) -> None:
     with pytest.raises(SettingError):

@@ -43,6 +43,10 @@ def measured(engine: str, speed: float, levels: tuple[int, ...] = (1, 4, 16), re
     )
 
 
+def mixed(one: Measured) -> Measured:
+    return replace(one, sweep=replace(one.sweep, runs=[replace(run, spread=0.5) for run in one.sweep.runs]))
+
+
 def test_both_tables_show_each_engine_at_each_level() -> None:
     shown = compare(measured("vLLM", 1.0), measured("SGLang", 1.5))
     totals, levels = shown.tables()
@@ -58,6 +62,13 @@ def test_the_caption_says_what_the_numbers_hold_for() -> None:
         assert word in caption
 
 
+def test_the_caption_says_whether_both_had_the_same_prompts() -> None:
+    one, other = measured("vLLM", 1.0), measured("SGLang", 1.5)
+    assert "the same for both" in compare(one, other).caption()
+    other.sweep.runs[0] = replace(other.sweep.runs[0], seed=2)
+    assert "per level and engine" in compare(one, other).caption()
+
+
 def test_text_html_and_figure_carry_the_caption() -> None:
     shown = compare(measured("vLLM", 1.0), measured("SGLang", 1.5))
     figure = shown.figure()
@@ -67,8 +78,8 @@ def test_text_html_and_figure_carry_the_caption() -> None:
 
 @pytest.mark.parametrize(
     "others",
-    [(), (measured("SGLang", 1.0, levels=(1, 4)),), (measured("SGLang", 1.0, requests=17),)],
-    ids=["only one", "other levels", "other n"],
+    [(), (measured("SGLang", 1.0, levels=(1, 4)),), (measured("SGLang", 1.0, requests=17),), (mixed(measured("SGLang", 1.0)),)],
+    ids=["only one", "other levels", "other n", "other lengths"],
 )
 def test_different_loads_are_not_compared(others: tuple[Measured, ...]) -> None:
     with pytest.raises(SettingError, match="load"):
