@@ -5,9 +5,9 @@
                                                 [--spread 0.5] [--requests N ...] [--restarts 1] [--uncounted 1]
 
 A round is the notebook's: start vLLM, load it at each concurrency with vLLM's client, stop, the same with SGLang. With
---restarts 0 each engine is started once and loaded by one client for all rounds, after --uncounted rounds (kernels may still be
-compiled in them); that costs less and leaves out what changes from start to start. The ratio is that of output tokens/s
-(`Comparison.ratio`); its spread is (largest - smallest) / median.
+--restarts 0 each engine is started once and loaded by one client for all rounds, after --uncounted shorter ones, of a quarter of
+the requests (kernels may still be compiled in them); that costs less and leaves out what changes from start to start. The ratio is
+that of output tokens/s (`Comparison.ratio`); its spread is (largest - smallest) / median.
 
 Left out, levels, lengths and slots are the notebook's: 1, 4, 8 with 64 tokens in and 32 out for the course model; 1, 16, 64 with
 1024 in and 128 out for a real one, each half to one and a half times (--spread 0 makes all alike). In one round both engines get
@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import labkit
+from labkit.bench import LEAST_REQUESTS, WAVES
 from labkit.comparison import Comparison, Measured
 
 ENGINES = {"vllm": "max_num_seqs", "sglang": "max_running_requests"}
@@ -39,28 +40,28 @@ class Load:
     levels: list[int]
     input_len: int
     output_len: int
-    requests: list[int] | None
+    requests: list[int]
     spread: float
 
-    def measure(self, engine: str, rounds: int, seed: int) -> list[Measured]:
-        """Start `engine`, load it `rounds` times through one client, stop it; one measurement for each round."""
+    def measure(self, engine: str, rounds: int, seed: int, uncounted: int = 0) -> list[Measured]:
+        """Start `engine`, load it `rounds` times through one client, stop it; one measurement for each round that counts."""
         slots: dict[str, Any] = {ENGINES[engine]: max(self.levels)}
+        short = [max(level, count // 4) for level, count in zip(self.levels, self.requests, strict=True)]
         server = labkit.serve(engine, self.profile, owner="kernel", **slots)
-        requests = self.requests and self.requests * rounds
         try:
             whole = labkit.measure(
                 server,
-                self.levels * rounds,
+                self.levels * (uncounted + rounds),
                 input_len=self.input_len,
                 output_len=self.output_len,
-                requests=requests,
+                requests=short * uncounted + self.requests * rounds,
                 spread=self.spread,
                 seed=seed,
             )
         finally:
             print(server.stop(), flush=True)
         count = len(self.levels)
-        chunks = [whole.sweep.runs[number * count : (number + 1) * count] for number in range(rounds)]
+        chunks = [whole.sweep.runs[number * count : (number + 1) * count] for number in range(uncounted, uncounted + rounds)]
         return [replace(whole, sweep=replace(whole.sweep, runs=chunk)) for chunk in chunks]
 
 
@@ -76,9 +77,9 @@ def with_restarts(load: Load, rounds: int) -> list[Comparison]:
 
 
 def within_one_start(load: Load, rounds: int, uncounted: int) -> list[Comparison]:
-    """Each engine started once; its first rounds are not counted."""
+    """Each engine started once; its first, shorter rounds are not counted."""
     seed = fresh_seed()
-    vllm, sglang = (load.measure(engine, uncounted + rounds, seed)[uncounted:] for engine in ENGINES)
+    vllm, sglang = (load.measure(engine, rounds, seed, uncounted) for engine in ENGINES)
     comparisons = [labkit.compare(one, other) for one, other in zip(vllm, sglang, strict=True)]
     for number, comparison in enumerate(comparisons, 1):
         say(number, comparison)
@@ -130,8 +131,9 @@ def main() -> None:
     chosen = parser.parse_args()
     small = labkit.profile(chosen.profile).name == "tiny"
     levels = chosen.levels or ([1, 4, 8] if small else [1, 16, 64])
-    requests = chosen.requests * len(levels) if chosen.requests and len(chosen.requests) == 1 else chosen.requests
-    if requests and len(requests) != len(levels):
+    requests = chosen.requests or [max(LEAST_REQUESTS, WAVES * level) for level in levels]
+    requests = requests * len(levels) if len(requests) == 1 else requests
+    if len(requests) != len(levels):
         parser.error(f"--requests takes one number or {len(levels)}, one for each level")
     load = Load(
         profile=chosen.profile,
