@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import json_files, logs, runtimes
+from . import hotloading, json_files, logs, runtimes
 from .errors import LabError, NotRunning, SettingError
 from .metrics import NAMES, Metrics, read_metrics
 from .progress import Progress
@@ -195,13 +195,15 @@ def sweep(
 ) -> Sweep:
     """Load `server` with each concurrency of `levels`, in order, and return what was measured; also saved as JSON (`.file`).
 
-    `requests` per level, one number for all or one for each: default four per slot and at least 16. `spread` draws each length evenly
-    from input_len * (1 - spread) to input_len * (1 + spread), and so the output; 0 leaves all alike. The same `seed` sends the same
-    prompts to another server; on one server leave it out, or its prefix cache knows them. `model` is what goes into the
-    requests as `model=`: an adapter's name, by default the served model. `on_level` is told of every level as it begins (a view's
-    `mark`). About 20 s go to importing the client, once. Raises, before anything is sent, `SettingError` for levels or lengths
-    that cannot be, `NotRunning`; `LabError` with the client's last meaningful line if it fails. Levels that had ended are
-    saved then, and the error says where.
+    `requests` per level, one number for all or one for each: default four per slot and at least 16. `spread` draws each length
+    evenly from input_len * (1 - spread) to input_len * (1 + spread), and so the output; 0 leaves all alike. The same `seed` sends the
+    same prompts to another server; on one server leave it out, or its prefix cache knows them. `model` is an adapter's name, by
+    default the served model is loaded. `on_level` is told of every level as it begins (a view's `mark`). About 20 s go to
+    importing the client, once.
+
+    Raises, before anything is sent, `SettingError` for levels or lengths that cannot be and for a name that is not served,
+    `NotRunning`; then `LabError` with the client's last meaningful line if it fails. Levels that had ended are saved then, and
+    the error says where.
     """
     load = _Load(list(levels), input_len, output_len, _counts(levels, requests), spread, seed)
     load.require_sensible()
@@ -209,7 +211,8 @@ def sweep(
         raise SettingError(f"{server.engine.title} serves no model.", f"Load one of: {', '.join(NAMES)}.")
     if not server.answers():
         raise NotRunning(f"{server.url} does not answer.", "./lab ps shows what runs; ./lab logs vllm says why it ended.")
-    return _Sweeping(server, model or server.model, load, on_level).run()
+    asked = hotloading.asked_as(server, model) if model else server.model
+    return _Sweeping(server, asked, load, on_level).run()
 
 
 def _counts(levels: Sequence[int], requests: int | Sequence[int] | None) -> list[int]:

@@ -7,7 +7,8 @@
 
 Why look first: vLLM (0.32.0) answers "added successfully" for an adapter of another model's shape, and for layers that the base
 does not have. Why off by default: whoever has the key could make the engine read any folder that it can reach.
-A client chooses an adapter with model= alone; a header or another field of the body changes nothing in vLLM.
+A client chooses an adapter with model= alone; a header or another field of the body changes nothing in vLLM. SGLang (0.5.17) wants
+base:name there, and answers a bare name from the base, without an error: `asked_as` finds the words.
 
 vLLM's CPU build (0.32.0) answers for the base with whatever adapter lies in the last slot as soon as a request to an adapter is in
 the same batch (its torch operators take index -1, which means none, for the last). So on CPU `serve` adds one slot to max_loras,
@@ -83,14 +84,35 @@ class ServedAdapters(tuple[Served, ...]):
 def served(server: Server) -> ServedAdapters:
     """The adapters that `server` has now, by its own /v1/models. Raises `NotRunning`, `AdapterError` (no such engine)."""
     calls = _calls(server.engine)
+    return ServedAdapters(
+        Served(card["id"], calls.model.format(base=card["parent"], adapter=card["id"]), card["root"], card["parent"])
+        for card in _cards(server)
+        if card.get("parent")
+    )
+
+
+def asked_as(server: Server, wanted: str | None = None) -> str:
+    """What a client writes as model= for `wanted`: the name of an adapter or of a model that `server` has; None is its own model.
+
+    Raises `SettingError` for a name that it does not have, `NotRunning`. An engine without adapters is not asked.
+    """
+    name = wanted or server.model
+    if server.engine.adapters is None:
+        return name
+    adapters = served(server)
+    if name in adapters.names:
+        return adapters.named(name).model
+    known = {card["id"] for card in _cards(server) if not card.get("parent")} | {one.model for one in adapters}
+    if name not in known:
+        raise SettingError(f"{server.url} serves no model {name!r}.", f"It has: {', '.join(sorted(known))}.")
+    return name
+
+
+def _cards(server: Server) -> list[dict[str, Any]]:
     status, content = _ask(server, "GET", "/v1/models")
     if status != 200:
         raise AdapterError(f"{server.engine.title} does not say what it serves: {_message(content)}", f"Its log: {server.log}.")
-    return ServedAdapters(
-        Served(card["id"], calls.model.format(base=card["parent"], adapter=card["id"]), card["root"], card["parent"])
-        for card in content["data"]
-        if card.get("parent")
-    )
+    return list(content["data"])
 
 
 def load(server: Server, name: str, folder: str | Path, *, check: bool = True) -> Served:

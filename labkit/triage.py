@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import chat, incidents, plots, tables
+from . import chat, hotloading, incidents, plots, tables
 from .chat import Parted
 from .errors import NotRunning, SettingError
 from .incidents import CAUSES, Incident
@@ -182,7 +182,7 @@ def reply_tokens(model: Server | str | Path) -> int:
     256 for a window up to 4,096 tokens, as the course model has; else 4,096, or a quarter of the window if that is less. An
     R1-style 8B model needs it: cut off while it thinks, it has not answered. Raises `SettingError` for a folder without config.
     """
-    window = _folder_window(Path(model)) if isinstance(model, str | Path) else _served_window(model)
+    window = _folder_window(Path(model)) if isinstance(model, str | Path) else _served_window(model, model.model)
     return _tokens(window)
 
 
@@ -198,7 +198,7 @@ def score(
 ) -> Score:
     """Play both rounds of each incident with `server`, `concurrency` incidents at a time, and judge them; shows progress.
 
-    `model` is what clients write as `model=`: an adapter's name, or by default the served model. `max_tokens` is for each reply
+    `model` is an adapter's name or a served model's, by default the server's own. `max_tokens` is for each reply
     (default: `reply_tokens`). A request that fails counts as not compliant, with the reason. Raises before anything is asked:
     `SettingError` (no incidents, an unknown model, numbers that cannot be), `NotRunning` (the server does not answer).
     """
@@ -207,19 +207,19 @@ def score(
             f"{len(asked)} incidents, concurrency {concurrency}, temperature {temperature:g}, max_tokens {max_tokens}: not possible.",
             'Give incidents such as incidents.load("test"), and positive numbers.',
         )
-    window = _served_window(server, model)
+    asked_as = hotloading.asked_as(server, model)
     options = {
-        "model": model or server.model,
+        "model": asked_as,
         "temperature": temperature,
-        "max_tokens": max_tokens or _tokens(window),
+        "max_tokens": max_tokens or _tokens(_served_window(server, asked_as)),
     }
-    name = label or options["model"]
+    name = label or model or server.model
     with (
         chat.client(server, timeout=TIMEOUT_SECONDS, max_retries=0) as connection,
         Progress(f"Scoring {name}", len(asked), "incidents") as bar,
     ):
         cases = _play(connection, asked, options, concurrency, bar)
-    return Score(str(name), cases, concurrency, temperature)
+    return Score(name, cases, concurrency, temperature)
 
 
 def from_replies(label: str, asked: Sequence[Incident], replies: Sequence[tuple[str, str, float]]) -> Score:
@@ -334,22 +334,16 @@ def _ask(connection: openai.OpenAI, messages: list[dict[str, str]], options: dic
     return chat.reasoning_and_answer(choice.message), choice.finish_reason == "length"
 
 
-def _served_window(server: Server, model: str | None = None) -> int:
+def _served_window(server: Server, model: str) -> int:
     """Tokens that fit what the server serves as `model`, as it says itself; its own model's where an adapter has no number."""
     import openai
 
-    wanted = model or server.model
     try:
         with chat.client(server, timeout=30, max_retries=0) as connection:
             listed = {one.id: getattr(one, "max_model_len", None) for one in connection.models.list()}
     except openai.OpenAIError as error:
         raise NotRunning(f"{server.url} does not say which models it serves: {error}.", "Start it: labkit.serve, or ./lab ps.") from error
-    known = set(listed)
-    if server.engine.adapters:  # SGLang lists an adapter by its name, and is asked for it by base:name
-        known |= {one.model for one in server.adapters()}
-    if wanted not in known:
-        raise SettingError(f"{server.url} serves no model {wanted!r}.", f"It has: {', '.join(sorted(known))}.")
-    return int(listed.get(wanted) or listed.get(server.model) or SHORT_WINDOW)
+    return int(listed.get(model) or listed.get(server.model) or SHORT_WINDOW)
 
 
 def _folder_window(folder: Path) -> int:

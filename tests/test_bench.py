@@ -133,6 +133,12 @@ def test_lengths_are_mixed_but_not_those_of_the_warm_up(server: Any, tmp_path: P
     assert found.runs[0].lengths() == "512 to 1536 tokens in, 64 to 192 out" and found.runs[0].lengths() in found.caption()
 
 
+def test_an_adapter_is_loaded_in_the_words_of_its_engine(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.hotloading, "asked_as", lambda where, wanted: f"{where.model}:{wanted}")
+    assert sweep(server, (1,), requests=2, model="one").model == "m:one"
+    assert {one["model"] for one in seen(tmp_path)} == {"m:one"}
+
+
 def test_requests_may_be_said_for_each_level(server: Any) -> None:
     assert [run.requests for run in sweep(server, (1, 2), requests=(3, 5)).runs] == [3, 5]
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from labkit import engines
 from labkit.engines import ENGINES
 from labkit.errors import AdapterError, LabError, NotRunning, SettingError, VerificationError
-from labkit.hotloading import with_lora
+from labkit.hotloading import asked_as, with_lora
 
 MODULES = ("q_proj", "v_proj")
 
@@ -62,6 +62,15 @@ def test_what_is_loaded_is_listed_with_the_words_for_clients(server: StandIn) ->
     server.be(ENGINES["sglang"])
     assert server.adapters().named("one").model == "tiny:one"
     assert "/adapters/one" in str(server.adapters()) and "<td>tiny:one</td>" in server.adapters()._repr_html_()
+
+
+def test_a_name_becomes_the_words_that_clients_write(server: StandIn) -> None:
+    assert [asked_as(server, name) for name in (None, "tiny", "one")] == ["tiny", "tiny", "one"]
+    server.be(ENGINES["sglang"])
+    assert [asked_as(server, name) for name in (None, "one", "tiny:one")] == ["tiny", "tiny:one", "tiny:one"]
+    with pytest.raises(SettingError, match="serves no model 'tiny:two'") as failure:
+        asked_as(server, "tiny:two")
+    assert failure.value.fix == "It has: tiny, tiny:one."
 
 
 def test_loading_and_unloading(server: StandIn, tmp_path: Path) -> None:
