@@ -21,6 +21,7 @@ import math
 import os
 import queue
 import random
+import secrets
 import subprocess
 import threading
 import time
@@ -47,6 +48,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 POLL_SECONDS = 0.25
 LEAST_REQUESTS = 16
+WORTH_SAYING = 0.02
+"""Share of the prompts in the prefix cache: random ones begin alike now and then."""
 WAVES = 4
 """Requests per slot where nothing else is said: fewer, and start and end weigh more than the middle."""
 
@@ -86,6 +89,8 @@ class Run:
     waiting: int | None = None
     spread: float = 0.0
     """Lengths were drawn evenly from so much below the mean to so much above it: 0.5 is half to one and a half times."""
+    cached: float | None = None
+    """Share of the prompt tokens that the prefix cache had, 0 to 1, as the server counts; None if it does not say."""
 
     def lengths(self) -> str:
         """ "1024 tokens in, 128 out", or "512 to 1536 tokens in, 64 to 192 out"."""
@@ -126,6 +131,8 @@ class Sweep:
     file: str = ""
     client: str = ""
     """Which benchmark client sent the load, with its version."""
+    seed: int | None = None
+    """What the prompts were made from: given to another sweep, it sends the same ones."""
 
     @property
     def failed(self) -> int:
@@ -142,7 +149,9 @@ class Sweep:
         return (
             f"{self.engine} {self.version}, {self.model}, {self.machine}; n = {requests} requests per level, "
             f"{first.lengths()}, concurrency {_range([run.level for run in self.runs])}, "
-            f"prefix caching {caching}, fresh random prompts per level" + (f", at most {self.limit} run at once" if self.limit else "")
+            f"prefix caching {caching}, fresh random prompts per level"
+            + (f", at most {self.limit} run at once" if self.limit else "")
+            + known(self.runs)
         )
 
     def __str__(self) -> str:
@@ -205,7 +214,8 @@ def sweep(
     `NotRunning`; then `LabError` with the client's last meaningful line if it fails. Levels that had ended are saved then, and
     the error says where.
     """
-    load = _Load(list(levels), input_len, output_len, _counts(levels, requests), spread, seed)
+    start = secrets.randbelow(2**31) if seed is None else seed
+    load = _Load(list(levels), input_len, output_len, _counts(levels, requests), spread, start)
     load.require_sensible()
     if server.engine.name not in NAMES:
         raise SettingError(f"{server.engine.title} serves no model.", f"Load one of: {', '.join(NAMES)}.")
@@ -231,7 +241,7 @@ class _Load:
     output_len: int
     counts: list[int]
     spread: float
-    seed: int | None
+    seed: int
 
     def require_sensible(self) -> None:
         """Raise `SettingError` for what cannot be."""
@@ -279,10 +289,11 @@ class _Sweeping:
             started=stamp,
             limit=limit(server.command),
             file=str(self.file),
+            seed=load.seed,
         )
         self.now, self.done = -1, 0
         self.peaks: list[Metrics] = []
-        self.finished_before = 0.0
+        self.before = first
 
     def run(self) -> Sweep:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -300,7 +311,7 @@ class _Sweeping:
     def _begin(self, level: int) -> None:
         self.now, self.peaks = level, []
         if level >= 0:
-            self.finished_before = read_metrics(self.server)["finished"] or 0.0
+            self.before = read_metrics(self.server)
             self.on_level(f"concurrency {self.levels[level]}")
 
     def _end(self, level: int, result: Mapping[str, Any], bar: Progress) -> None:
@@ -314,6 +325,8 @@ class _Sweeping:
             f"concurrency {run.level:4}: {run.output_tokens_per_s:8,.0f} output tokens/s, "
             f"TTFT {run.ttft.median:7,.0f} ms, TPOT {run.tpot.median:6.1f} ms, {run.failed} failed"
         )
+        if words := known([run]):
+            bar.line(words.removeprefix("; "))
         bar.update(self.done)
 
     def _run(self, level: int, result: Mapping[str, Any]) -> Run:
@@ -323,6 +336,7 @@ class _Sweeping:
             input_len=self.load.input_len,
             output_len=self.load.output_len,
             spread=self.load.spread,
+            cached=read_metrics(self.server).since(self.before).prefix_hit_share,
             duration=result["duration"],
             request_rate=result["request_throughput"],
             output_tokens_per_s=result["output_throughput"],
@@ -381,7 +395,7 @@ class _Sweeping:
         except NotRunning:
             return  # too busy to answer, or gone: the client will tell
         self.peaks.append(metrics)
-        here = min((metrics["finished"] or 0.0) - self.finished_before, self.counts[self.now])
+        here = min(metrics.since(self.before)["finished"] or 0.0, self.counts[self.now])
         bar.update(self.done + here, f"concurrency {self.levels[self.now]}")
 
     def _words(self, level: int) -> list[str]:
@@ -415,6 +429,14 @@ class _Sweeping:
             raise NotRunning(f"{self.server.engine.title} stopped answering during the benchmark.{saved}", f"Its log: {self.server.log}.")
         line = logs.explain(self.log.read_text(errors="replace"), ()).line
         raise LabError(f"The benchmark client ended with exit code {code}: {line}{saved}", f"The whole log: {self.log}.")
+
+
+def known(runs: Sequence[Run]) -> str:
+    """A warning for a caption where the prefix cache had a share of the prompts; "" where it had none to speak of."""
+    most = max((run.cached or 0.0 for run in runs), default=0.0)
+    if most < WORTH_SAYING:
+        return ""
+    return f"; the prefix cache knew up to {most:.0%} of the prompts (they had been sent before): measure anew with another seed"
 
 
 def limit(command: Sequence[str]) -> int | None:

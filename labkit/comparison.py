@@ -45,6 +45,11 @@ class Measured:
     def engine(self) -> str:
         return self.sweep.engine
 
+    @property
+    def seed(self) -> int | None:
+        """What its prompts were made from: `measure` with it sends the same ones to another server."""
+        return self.sweep.seed
+
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, beside and renamed; `Measured.load` reads it."""
         return json_files.save(path, asdict(self))
@@ -142,7 +147,8 @@ class Comparison:
         return (
             f"{versions}, {models}, {sweep.machine}, one after the other; n = {_span(counts)} requests per level, "
             f"{first.lengths()}, concurrency {', '.join(map(str, levels))}; the same client "
-            f"({sweep.client}), {_prompts([one.sweep for one in self.measured])}, one run. Holds for this load and these versions only."
+            f"({sweep.client}), {_prompts([one.sweep for one in self.measured])}, one run. Holds for this load and these versions only"
+            f"{bench.known([run for one in self.measured for run in one.sweep.runs])}."
         )
 
     def names(self) -> list[str]:

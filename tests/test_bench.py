@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import pytest
 from labkit import bench
 from labkit.bench import Latency, Run, Sweep, sweep
 from labkit.errors import LabError, NotRunning, SettingError
+from labkit.metrics import Metrics as Reading
 
 SERVE = """
 import json, os, sys, time
@@ -137,6 +139,23 @@ def test_an_adapter_is_loaded_in_the_words_of_its_engine(server: Any, tmp_path: 
     monkeypatch.setattr(bench.hotloading, "asked_as", lambda where, wanted: f"{where.model}:{wanted}")
     assert sweep(server, (1,), requests=2, model="one").model == "m:one"
     assert {one["model"] for one in seen(tmp_path)} == {"m:one"}
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.98, True), (0.01, False)])
+def test_prompts_that_the_prefix_cache_knew_are_told(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], share: float, told: bool
+) -> None:
+    numbers = count(1)
+
+    def reading(where: Any) -> Reading:
+        number = next(numbers)
+        return Reading("vllm", {"prefix_queries": 100.0 * number, "prefix_hits": 100.0 * share * number})
+
+    monkeypatch.setattr(bench, "read_metrics", reading)
+    found = sweep(server, (1,), requests=2, seed=7)
+    words = "the prefix cache knew up to 98% of the prompts"
+    assert found.runs[0].cached == pytest.approx(share) and found.seed == 7
+    assert (words in found.caption()) is told and (words in capsys.readouterr().out) is told
 
 
 def test_requests_may_be_said_for_each_level(server: Any) -> None:
