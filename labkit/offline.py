@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from . import tables, triage, worker
 from .errors import SettingError
 from .folders import require_model
 from .lora.adapters import Adapter
-from .triage import Case, Score
+from .triage import Case, Reply, Score
 
 if TYPE_CHECKING:
     from .incidents import Incident
@@ -34,14 +34,6 @@ a spinning thread takes the core that the other one needs (a training step then 
 PARTS = ("round one, reasoning", "round one, answer", "round two, reasoning", "round two, answer")
 AROUND = 24
 """Characters shown before and after the place where two texts part."""
-
-
-class Reply(NamedTuple):
-    """What the model said to one incident, reasoning included, and its share of the seconds of its batches."""
-
-    first: str
-    second: str
-    seconds: float
 
 
 def replies(

@@ -16,9 +16,12 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # at the end: labki
 import transformers_side as side
 from chat import reasoning_and_answer
 
+Row = tuple[str, str, float, int]
+"""First reply, second reply, seconds, and the tokens after which the second was cut off (0: it ended by itself): `triage.Reply`."""
+
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
-    """The replies of every variant of the request: {"replies": [[[first, second, seconds], ...], ...]}."""
+    """The replies of every variant of the request: {"replies": [[[first, second, seconds, limit], ...], ...]}."""
     tell("progress", done=0, note="importing torch and transformers")
     tokenizer = side.load_tokenizer(request["folder"])
     tell("progress", done=0, note="loading the model")
@@ -39,24 +42,31 @@ class Told:
         tell("progress", done=self.done + extra, total=self.total, note=note)
 
 
-def play(model: Any, tokenizer: Any, request: dict[str, Any], temperature: float, told: Told) -> list[tuple[str, str, float]]:
-    """(first reply, second reply, seconds) of every dialogue; seconds are the shares of the two batches that it was in.
+def play(model: Any, tokenizer: Any, request: dict[str, Any], temperature: float, told: Told) -> list[Row]:
+    """The row of every dialogue; its seconds are the shares of the two batches that it was in.
 
     A dialogue is {"messages": those of round one, "second": the user's words of round two}. The second round sees the first
     reply's answer without its reasoning, as a conversation with a server does.
     """
     first = _round(model, tokenizer, [one["messages"] for one in request["dialogues"]], request, temperature, "round one", told)
     asked = [
-        [*one["messages"], {"role": "assistant", "content": reasoning_and_answer(text).answer}, {"role": "user", "content": one["second"]}]
-        for one, (text, _) in zip(request["dialogues"], first, strict=True)
+        [
+            *one["messages"],
+            {"role": "assistant", "content": reasoning_and_answer(reply.text).answer},
+            {"role": "user", "content": one["second"]},
+        ]
+        for one, reply in zip(request["dialogues"], first, strict=True)
     ]
     second = _round(model, tokenizer, asked, request, temperature, "round two", told)
-    return [(one, two, round(before + after, 4)) for (one, before), (two, after) in zip(first, second, strict=True)]
+    most = request["max_new_tokens"]
+    return [
+        (one.text, two.text, round(one.seconds + two.seconds, 4), most if two.cut else 0) for one, two in zip(first, second, strict=True)
+    ]
 
 
 def _round(
     model: Any, tokenizer: Any, asked: Sequence[Any], request: dict[str, Any], temperature: float, name: str, told: Told
-) -> list[tuple[str, float]]:
+) -> list[side.Generated]:
     sampling = side.Sampling(temperature, request["max_new_tokens"], request["seed"])
     where = f"temperature {temperature:g}, {name}"
     replies = list(

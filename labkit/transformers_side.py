@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from worker_side import Refused
 
@@ -172,6 +172,14 @@ def reply_logits(model: Any, samples: Sequence[Sample], filling: int) -> tuple[A
     return logits, torch.tensor(labels, device=device)
 
 
+class Generated(NamedTuple):
+    """One reply: its text, its share of its batch's seconds, and whether max_new_tokens cut it off."""
+
+    text: str
+    seconds: float
+    cut: bool
+
+
 @dataclass
 class Sampling:
     """How replies are drawn. `temperature` 0 takes the likeliest token; the rest is the folder's generation_config.json."""
@@ -188,23 +196,34 @@ def generate(
     sampling: Sampling,
     batch: int,
     on_token: Callable[[int, int], None],
-) -> Iterator[tuple[str, float]]:
-    """For each conversation the reply's text and its share of its batch's seconds. `on_token` gets replies done and tokens so far."""
+) -> Iterator[Generated]:
+    """For each conversation its reply. `on_token` gets replies done and tokens so far.
+
+    Where the template writes <think> into the prompt, the text begins with it: else a reply cut off while it reasons would pass
+    for an answer.
+    """
     import torch
 
     torch.manual_seed(sampling.seed)
     config = _generation(model, tokenizer, sampling)
+    ends = {config.pad_token_id, *_as_list(config.eos_token_id)}
     for first in range(0, len(conversations), batch):
         part = conversations[first : first + batch]
-        inputs = pad([_ids(tokenizer, render(tokenizer, one)) for one in part], filler(tokenizer), model.device)
+        prompts = [render(tokenizer, one) for one in part]
+        inputs = pad([_ids(tokenizer, prompt) for prompt in prompts], filler(tokenizer), model.device)
         del inputs["position_ids"]  # generate keeps its own
         width, began = inputs["input_ids"].shape[1], time.monotonic()
         watch = _watch(partial(_pass_on, on_token, first, width))
         with torch.inference_mode(), memory("Generating", "Give a smaller batch or max_new_tokens."):
             rows = model.generate(**inputs, generation_config=config, stopping_criteria=[watch])
         seconds = (time.monotonic() - began) / len(part)
-        for row in rows.tolist():
-            yield tokenizer.decode(row[width:], skip_special_tokens=True), seconds
+        for prompt, row in zip(prompts, rows.tolist(), strict=True):
+            opening = THINK if prompt.rstrip().endswith(THINK) else ""
+            yield Generated(opening + tokenizer.decode(row[width:], skip_special_tokens=True), seconds, row[-1] not in ends)
+
+
+def _as_list(ids: Any) -> list[Any]:
+    return list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
 def _pass_on(on_token: Callable[[int, int], None], done: int, width: int, length: int) -> None:

@@ -222,15 +222,35 @@ def score(
     return Score(name, cases, concurrency, temperature)
 
 
-def from_replies(label: str, asked: Sequence[Incident], replies: Sequence[tuple[str, str, float]]) -> Score:
-    """Judge texts that were made elsewhere: (first reply, second reply, seconds) for each incident, in order.
+class Reply(NamedTuple):
+    """What a model said to one incident, reasoning included, and its share of the seconds of its batches."""
+
+    first: str
+    second: str
+    seconds: float = 0.0
+    limit: int = 0
+    """Tokens after which `second` was cut off; 0: it ended by itself."""
+
+
+def from_replies(label: str, asked: Sequence[Incident], replies: Sequence[Reply]) -> Score:
+    """Judge texts that were made elsewhere, one for each incident, in order.
 
     The seconds are not taken as latency: those of a batch are no client's. Raises `SettingError` unless there is one for each.
     """
     if not asked or len(asked) != len(replies):
-        raise SettingError(f"{len(replies)} replies for {len(asked)} incidents.", "Give one (first, second, seconds) for each incident.")
-    parts = [(chat.reasoning_and_answer(first), chat.reasoning_and_answer(second)) for first, second, _ in replies]
-    return Score(label, tuple(Case(one, *both, judge(one, both[1])) for one, both in zip(asked, parts, strict=True)))
+        raise SettingError(f"{len(replies)} replies for {len(asked)} incidents.", "Give one triage.Reply for each incident.")
+    return Score(label, tuple(_offline_case(one, reply) for one, reply in zip(asked, replies, strict=True)))
+
+
+def _offline_case(incident: Incident, reply: Reply) -> Case:
+    first, second = chat.reasoning_and_answer(reply.first), chat.reasoning_and_answer(reply.second)
+    return Case(incident, first, second, _judged(incident, second, reply.limit))
+
+
+def _judged(incident: Incident, second: Parted, limit: int) -> Judgement:
+    """The judgement of round two, with the reason where it was cut off after `limit` tokens (0: it was not)."""
+    judgement = judge(incident, second)
+    return _not_compliant(f"cut off at {limit} tokens") if limit and not judgement.compliant else judgement
 
 
 def table(*scores: Score) -> ScoreTable:
@@ -321,9 +341,7 @@ def _case(connection: openai.OpenAI, incident: Incident, options: dict[str, Any]
         ended = time.monotonic()
     except openai.OpenAIError as error:
         return Case(incident, first, second, _not_compliant(f"request failed: {error}"[:160]))
-    judgement = judge(incident, second)
-    if cut and not judgement.compliant:
-        judgement = _not_compliant(f"cut off at {options['max_tokens']} tokens")
+    judgement = _judged(incident, second, options["max_tokens"] if cut else 0)
     return Case(incident, first, second, judgement, ended - again, ended - began)
 
 

@@ -141,7 +141,7 @@ def test_an_adapter_is_loaded_in_the_words_of_its_engine(server: Any, tmp_path: 
     assert {one["model"] for one in seen(tmp_path)} == {"m:one"}
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.98, True), (0.01, False)])
+@pytest.mark.parametrize(("share", "told"), [(0.98, True), (0.07, False)])
 def test_prompts_that_the_prefix_cache_knew_are_told(
     server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], share: float, told: bool
 ) -> None:

@@ -119,7 +119,7 @@ def test_it_shows_itself() -> None:
 
 def test_the_tasks_scores_stand_beside_the_weights() -> None:
     asked = incidents.load("validation", 2)
-    right = [(one.first_reply(), one.second_reply(), 0.1) for one in asked]
+    right = [triage.Reply(one.first_reply(), one.second_reply()) for one in asked]
     scores = tuple(triage.from_replies(f"{way}, temperature 0", asked, right) for way in ("injected", "merged"))
     shown = comparison(scores=scores)
     assert "injected, temperature 0" in str(shown) and "100.0%" in str(shown)

@@ -32,7 +32,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_a_dialogue_is_what_a_server_would_be_sent(model: Path, requests: list[dict[str, Any]]) -> None:
     answers = offline.replies(model, ASKED)
-    assert answers[0] == (ASKED[0].first_reply(), ASKED[0].second_reply(), 0.5)
+    assert answers[0] == triage.Reply(ASKED[0].first_reply(), ASKED[0].second_reply(), 0.5)
     for incident, dialogue in zip(ASKED, requests[0]["dialogues"], strict=True):
         sent = [*dialogue["messages"], {"role": "assistant", "content": "so"}, {"role": "user", "content": dialogue["second"]}]
         assert sent == incident.messages("so")
@@ -71,7 +71,7 @@ def score(label: str, *changes: tuple[int, int, str]) -> triage.Score:
     texts = [[one.first_reply(), one.second_reply(), 0.0] for one in ASKED]
     for number, part, text in changes:
         texts[number][part] = text
-    return triage.from_replies(label, ASKED, [(str(first), str(second), 0.0) for first, second, _ in texts])
+    return triage.from_replies(label, ASKED, [triage.Reply(str(first), str(second)) for first, second, _ in texts])
 
 
 def test_equal_scores_have_no_differences() -> None:
@@ -122,6 +122,6 @@ def test_the_table_names_both_scores_and_escapes_what_a_model_wrote() -> None:
 
 
 def test_scores_of_other_incidents_are_refused() -> None:
-    other = triage.from_replies("other", ASKED[:1], [("", "", 0.0)])
+    other = triage.from_replies("other", ASKED[:1], [triage.Reply("", "")])
     with pytest.raises(SettingError, match="not of the same incidents"):
         offline.differences(score("offline"), other)

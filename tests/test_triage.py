@@ -72,8 +72,16 @@ def test_the_schema_is_one_that_jsonschema_takes_and_every_expected_object_fits_
 def played(wrong: int) -> triage.Score:
     """64 incidents offline, the first `wrong` of them answered in prose."""
     asked = incidents.load("test", 64)
-    replies = [(one.first_reply(), one.first_reply() if number < wrong else one.second_reply(), 0.5) for number, one in enumerate(asked)]
+    replies = [
+        triage.Reply(one.first_reply(), one.first_reply() if number < wrong else one.second_reply(), 0.5)
+        for number, one in enumerate(asked)
+    ]
     return triage.from_replies(f"{wrong} wrong", asked, replies)
+
+
+def test_a_reply_from_elsewhere_that_was_cut_off_is_said_so() -> None:
+    cut, whole = triage.Reply("", "<think>\nmore and", limit=64), triage.Reply("", RIGHT, limit=64)
+    assert triage.from_replies("cut", [ONE, ONE], [cut, whole]).reasons() == {"cut off at 64 tokens": 1}
 
 
 def test_rates_and_classes_are_counted() -> None:
@@ -91,11 +99,11 @@ def test_a_table_shows_rates_classes_and_a_picture() -> None:
 
 def test_only_scores_of_the_same_incidents_are_compared() -> None:
     asked = incidents.load("validation", 2)
-    other = triage.from_replies("other", asked, [("", "", 0.0)] * 2)
+    other = triage.from_replies("other", asked, [triage.Reply("", "")] * 2)
     with pytest.raises(SettingError, match="same incidents"):
         triage.table(played(0), other)
     with pytest.raises(SettingError, match="1 replies for 2"):
-        triage.from_replies("few", asked, [("", "", 0.0)])
+        triage.from_replies("few", asked, [triage.Reply("", "")])
 
 
 def test_latency_is_what_numpy_says() -> None:

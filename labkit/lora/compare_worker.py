@@ -93,7 +93,7 @@ def _fitting(samples: list[side.Sample], vocabulary: int) -> list[side.Sample]:
     return samples[:count]
 
 
-def _play(model: Any, tokenizer: Any, request: dict[str, Any], told: offline.Told) -> list[list[tuple[str, str, float]]]:
+def _play(model: Any, tokenizer: Any, request: dict[str, Any], told: offline.Told) -> list[list[offline.Row]]:
     if not request["dialogues"]:
         return []
     return [offline.play(model, tokenizer, request, temperature, told) for temperature in request["temperatures"]]

@@ -1,5 +1,7 @@
 """Both rounds through the real transformers: the same twice, with an adapter, and against vLLM serving the same folder."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,21 @@ def test_an_injected_adapter_speaks(base: Path, adapter: Path) -> None:
     plain, tuned = offline.replies(base, ASKED, **SHORT), offline.replies(base, ASKED, adapter=adapter, **SHORT)
     assert [reply[:2] for reply in plain] != [reply[:2] for reply in tuned]
     assert all(reply.seconds > 0 for reply in tuned)
+
+
+def test_a_reply_that_is_cut_off_is_said_so(base: Path) -> None:
+    assert offline.score(base, ASKED, max_new_tokens=3).reasons() == {"cut off at 3 tokens": len(ASKED)}
+
+
+def test_reasoning_that_the_template_opens_is_told_from_an_answer(base: Path, tmp_path: Path) -> None:
+    opened = shutil.copytree(base, tmp_path / "opened")
+    settings = json.loads((opened / "tokenizer_config.json").read_text())
+    settings["chat_template"] += "{%- if add_generation_prompt %}{{- '<think>' }}{%- endif %}"
+    (opened / "tokenizer_config.json").write_text(json.dumps(settings))
+    (reply,) = offline.replies(opened, ASKED[:1], max_new_tokens=4)
+    assert reply.first.startswith("<think>") and reply.limit == 4
+    (case,) = offline.score(opened, ASKED[:1], max_new_tokens=4).cases
+    assert case.first.reasoning and not case.first.answer
 
 
 def test_a_comparison_plays_the_task_injected_and_merged(base: Path, adapter: Path, tmp_path: Path) -> None:
