@@ -6,8 +6,8 @@ its last one ended), comparing engines (`comparison`), drawing (`plots.sweep_fig
 
 How it measures: random tokens, generation to the full length (--ignore-eos), a fresh seed for every level so that the prefix
 cache cannot serve one level with another's prompts, one warm-up that is not counted. Where all lengths are alike, requests that
-began together end together: the slots march in step at first and lose it later, and the rate goes by how soon (it falls where
-prompts and answers are computed in one step). `spread` mixes the lengths, as users do. TTFT includes
+began together end together: the slots march in step at first, lose it later, and a rate can depend on when. `spread` mixes the
+lengths, as users do (docs/measurements.md: how well both repeat). TTFT includes
 waiting in the server's queue. TPOT is (last token - first token) / (tokens - 1) of a request, ITL every gap by itself.
 SGLang's own client computes some figures differently; one client for both makes them comparable.
 Used by notebooks 03 and 04.
