@@ -7,9 +7,9 @@ its last one ended), comparing engines (`comparison`), drawing (`plots.sweep_fig
 How it measures: random tokens, generation to the full length (--ignore-eos), a fresh seed for every level so that the prefix
 cache cannot serve one level with another's prompts, one warm-up that is not counted. Where all lengths are alike, requests that
 began together end together: the slots march in step at first, lose it later, and a rate can depend on when. `spread` mixes the
-lengths, as users do (docs/measurements.md: how well both repeat). TTFT includes
-waiting in the server's queue. TPOT is (last token - first token) / (tokens - 1) of a request, ITL every gap by itself.
-SGLang's own client computes some figures differently; one client for both makes them comparable.
+lengths, as users do (docs/measurements.md: how well both repeat). TTFT includes waiting in the server's queue. TPOT is
+(last token - first token) / (tokens - 1) of a request, ITL every gap by itself. SGLang's own client computes some figures
+differently; one client for both makes them comparable.
 Used by notebooks 03 and 04.
 """
 
@@ -144,11 +144,11 @@ class Sweep:
         if not self.runs:
             return f"{self.engine} {self.version}, {self.model}: no level has ended"
         first = self.runs[0]
-        requests = _range([run.requests for run in self.runs])
+        requests = span([run.requests for run in self.runs])
         caching = {True: "on", False: "off", None: "not known"}[self.prefix_caching]
         return (
             f"{self.engine} {self.version}, {self.model}, {self.machine}; n = {requests} requests per level, "
-            f"{first.lengths()}, concurrency {_range([run.level for run in self.runs])}, "
+            f"{first.lengths()}, concurrency {span([run.level for run in self.runs])}, "
             f"prefix caching {caching}, fresh random prompts per level"
             + (f", at most {self.limit} run at once" if self.limit else "")
             + known(self.runs)
@@ -271,7 +271,7 @@ class _Sweeping:
     """One sweep under way: the client as a child process, the server's metrics beside it."""
 
     def __init__(self, server: Server, model: str, load: _Load, on_level: Callable[[str], None] | None) -> None:
-        self.server, self.load, self.levels, self.counts = server, load, load.levels, load.counts
+        self.server, self.load = server, load
         self.seeds = load.seeds()
         self.on_level = on_level or (lambda text: None)
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -297,7 +297,7 @@ class _Sweeping:
 
     def run(self) -> Sweep:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with Progress("Benchmark", total=sum(self.counts), unit="requests") as bar:
+        with Progress("Benchmark", total=sum(self.load.counts), unit="requests") as bar:
             for event in self._events(bar):
                 if event["event"] == "imported":
                     self.sweep.client = f"vllm bench serve {event['version']}"
@@ -312,7 +312,7 @@ class _Sweeping:
         self.now, self.peaks = level, []
         if level >= 0:
             self.before = read_metrics(self.server)
-            self.on_level(f"concurrency {self.levels[level]}")
+            self.on_level(f"concurrency {self.load.levels[level]}")
 
     def _end(self, level: int, result: Mapping[str, Any], bar: Progress) -> None:
         if level < 0:
@@ -330,13 +330,14 @@ class _Sweeping:
         bar.update(self.done)
 
     def _run(self, level: int, result: Mapping[str, Any]) -> Run:
+        now = self._read()
         return Run(
-            level=self.levels[level],
-            requests=self.counts[level],
+            level=self.load.levels[level],
+            requests=self.load.counts[level],
             input_len=self.load.input_len,
             output_len=self.load.output_len,
             spread=self.load.spread,
-            cached=read_metrics(self.server).since(self.before).prefix_hit_share,
+            cached=now.since(self.before).prefix_hit_share if now else None,
             duration=result["duration"],
             request_rate=result["request_throughput"],
             output_tokens_per_s=result["output_throughput"],
@@ -344,7 +345,7 @@ class _Sweeping:
             ttft=_latency(result, "ttft"),
             tpot=_latency(result, "tpot"),
             itl=_latency(result, "itl"),
-            failed=self.counts[level] - result["completed"],
+            failed=self.load.counts[level] - result["completed"],
             seed=self.seeds[level + 1],
             running=self._peak("running"),
             waiting=self._peak("waiting"),
@@ -368,7 +369,7 @@ class _Sweeping:
             )
         threading.Thread(target=_pass_on, args=(process, lines), daemon=True).start()
         try:
-            process.stdin.write(json.dumps([self._words(level) for level in range(-1, len(self.levels))]) + "\n")  # type: ignore[union-attr]
+            process.stdin.write(json.dumps([self._words(level) for level in range(-1, len(self.load.levels))]) + "\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
             while (line := self._next(lines, bar)) is not None:
                 yield json.loads(line)
@@ -376,7 +377,7 @@ class _Sweeping:
             pass  # it ended before it read its orders: its log says why
         finally:
             _end(process)
-        if len(self.sweep.runs) < len(self.levels):
+        if len(self.sweep.runs) < len(self.load.levels):
             self._fail(process.returncode)
 
     def _next(self, lines: queue.Queue[str | None], bar: Progress) -> str | None:
@@ -390,25 +391,31 @@ class _Sweeping:
         if self.now < 0:
             bar.update(0, "warming up" if self.sweep.client else "importing the benchmark client (about 20 s)")
             return
-        try:
-            metrics = read_metrics(self.server)
-        except NotRunning:
-            return  # too busy to answer, or gone: the client will tell
+        metrics = self._read()
+        if metrics is None:
+            return
         self.peaks.append(metrics)
-        here = min(metrics.since(self.before)["finished"] or 0.0, self.counts[self.now])
-        bar.update(self.done + here, f"concurrency {self.levels[self.now]}")
+        here = min(metrics.since(self.before)["finished"] or 0.0, self.load.counts[self.now])
+        bar.update(self.done + here, f"concurrency {self.load.levels[self.now]}")
+
+    def _read(self) -> Metrics | None:
+        """The server's metrics; None if it is too busy to answer, or gone: the client will tell."""
+        try:
+            return read_metrics(self.server)
+        except NotRunning:
+            return None
 
     def _words(self, level: int) -> list[str]:
         """The arguments of one level; -1 is the warm-up: every slot of the highest level once, few tokens."""
         warm = level < 0
-        concurrency = max(self.levels) if warm else self.levels[level]
+        concurrency = max(self.load.levels) if warm else self.load.levels[level]
         output_len = min(16, self.load.output_len) if warm else self.load.output_len
         return [
             *("--backend", "openai", "--base-url", self.server.url, "--endpoint", "/v1/completions"),
             *("--model", self.sweep.model, "--tokenizer", self.server.source, "--dataset-name", "random"),
             *("--random-input-len", str(self.load.input_len), "--random-output-len", str(output_len)),
             *("--random-range-ratio", str(0.0 if warm else self.load.spread)),
-            *("--num-prompts", str(concurrency if warm else self.counts[level]), "--max-concurrency", str(concurrency)),
+            *("--num-prompts", str(concurrency if warm else self.load.counts[level]), "--max-concurrency", str(concurrency)),
             *("--seed", str(self.seeds[level + 1]), "--ignore-eos", "--temperature", "0", "--disable-tqdm"),
             *("--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "95,99"),
         ]
@@ -465,7 +472,8 @@ def _latency(result: Mapping[str, Any], name: str) -> Latency:
     return Latency(*(result[f"{kind}_{name}_ms"] for kind in ("mean", "median", "p95", "p99")))
 
 
-def _range(values: list[int]) -> str:
+def span(values: Sequence[int]) -> str:
+    """ "16", or "16 to 256"."""
     return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
 
 

@@ -141,11 +141,11 @@ class Comparison:
         """What the numbers hold for: without it they say nothing."""
         sweep = self.measured[0].sweep
         first, levels = sweep.runs[0], [run.level for run in sweep.runs]
-        counts = sorted({run.requests for run in sweep.runs})
         versions = " and ".join(dict.fromkeys(f"{one.engine} {one.sweep.version}" for one in self.measured))
         models = " and ".join(dict.fromkeys(one.sweep.model for one in self.measured))
         return (
-            f"{versions}, {models}, {sweep.machine}, one after the other; n = {_span(counts)} requests per level, "
+            f"{versions}, {models}, {sweep.machine}, one after the other; "
+            f"n = {bench.span([run.requests for run in sweep.runs])} requests per level, "
             f"{first.lengths()}, concurrency {', '.join(map(str, levels))}; the same client "
             f"({sweep.client}), {_prompts([one.sweep for one in self.measured])}, one run. Holds for this load and these versions only"
             f"{bench.known([run for one in self.measured for run in one.sweep.runs])}."
@@ -202,7 +202,3 @@ def _prompts(sweeps: Sequence[Sweep]) -> str:
     """Whether all had the same prompts."""
     alike = len({tuple(run.seed for run in sweep.runs) for sweep in sweeps}) == 1
     return "fresh random prompts per level, the same for both" if alike else "fresh random prompts per level and engine"
-
-
-def _span(counts: list[int]) -> str:
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

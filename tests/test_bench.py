@@ -123,7 +123,7 @@ def test_every_level_has_a_seed_of_its_own(server: Any, tmp_path: Path) -> None:
     assert [run.seed for run in found.runs] == seeds[1:]
 
 
-def test_the_same_seed_sends_the_same_prompts_and_no_level_has_anothers(server: Any, tmp_path: Path) -> None:
+def test_the_same_seed_sends_the_same_prompts_and_no_level_has_anothers(server: Any) -> None:
     first, again, other = (sweep(server, (1, 2), requests=2, seed=seed) for seed in (7, 7, None))
     assert [run.seed for run in first.runs] == [run.seed for run in again.runs] != [run.seed for run in other.runs]
     assert len({run.seed for run in first.runs}) == 2
@@ -156,6 +156,19 @@ def test_prompts_that_the_prefix_cache_knew_are_told(
     words = "the prefix cache knew up to 98% of the prompts"
     assert found.runs[0].cached == pytest.approx(share) and found.seed == 7
     assert (words in found.caption()) is told and (words in capsys.readouterr().out) is told
+
+
+def test_a_level_is_kept_when_the_server_does_not_answer_after_it(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = count(1)
+
+    def reading(where: Any) -> Reading:
+        if next(asked) > 2:  # before the sweep, and as its level begins
+            raise NotRunning("too busy", "wait")
+        return Reading("vllm", {})
+
+    monkeypatch.setattr(bench, "read_metrics", reading)
+    found = sweep(server, (1,), requests=2)
+    assert found.runs[0].cached is None and Sweep.load(found.file).runs == found.runs
 
 
 def test_requests_may_be_said_for_each_level(server: Any) -> None:
