@@ -84,11 +84,7 @@ class ServedAdapters(tuple[Served, ...]):
 def served(server: Server) -> ServedAdapters:
     """The adapters that `server` has now, by its own /v1/models. Raises `NotRunning`, `AdapterError` (no such engine)."""
     calls = _calls(server.engine)
-    return ServedAdapters(
-        Served(card["id"], calls.model.format(base=card["parent"], adapter=card["id"]), card["root"], card["parent"])
-        for card in _cards(server)
-        if card.get("parent")
-    )
+    return _adapters(calls, _cards(server))
 
 
 def asked_as(server: Server, wanted: str | None = None) -> str:
@@ -99,13 +95,22 @@ def asked_as(server: Server, wanted: str | None = None) -> str:
     name = wanted or server.model
     if server.engine.adapters is None:
         return name
-    adapters = served(server)
+    cards = _cards(server)
+    adapters = _adapters(server.engine.adapters, cards)
     if name in adapters.names:
         return adapters.named(name).model
-    known = {card["id"] for card in _cards(server) if not card.get("parent")} | {one.model for one in adapters}
+    known = {card["id"] for card in cards if not card.get("parent")} | {one.model for one in adapters}
     if name not in known:
         raise SettingError(f"{server.url} serves no model {name!r}.", f"It has: {', '.join(sorted(known))}.")
     return name
+
+
+def _adapters(calls: Adapters, cards: Iterable[Mapping[str, Any]]) -> ServedAdapters:
+    return ServedAdapters(
+        Served(card["id"], calls.model.format(base=card["parent"], adapter=card["id"]), card["root"], card["parent"])
+        for card in cards
+        if card.get("parent")
+    )
 
 
 def _cards(server: Server) -> list[dict[str, Any]]:
