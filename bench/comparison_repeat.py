@@ -11,14 +11,13 @@ that of output tokens/s (`Comparison.ratio`); its spread is (largest - smallest)
 
 Left out, levels, lengths and slots are the notebook's: 1, 4, 8 with 64 tokens in and 32 out for the course model; 1, 16, 64 with
 1024 in and 128 out for a real one, each half to one and a half times (--spread 0 makes all alike). In one round both engines get
-the same prompts, in the next round others. --requests is the number per level, or one for each level, by default four for each slot and at
-least 16: a level of a few seconds is mostly its beginning and its end.
+the same prompts, in the next round others. --requests is the number per level, or one for each level, by default four for each
+slot and at least 16: a level of a few seconds is mostly its beginning and its end.
 """
 
 from __future__ import annotations
 
 import argparse
-import secrets
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +42,12 @@ class Load:
     requests: list[int]
     spread: float
 
-    def measure(self, engine: str, rounds: int, seed: int, uncounted: int = 0) -> list[Measured]:
+    def measure_both(self, rounds: int, uncounted: int = 0) -> tuple[list[Measured], list[Measured]]:
+        """vLLM, then SGLang with the same prompts."""
+        vllm = self.measure("vllm", rounds, uncounted)
+        return vllm, self.measure("sglang", rounds, uncounted, vllm[0].seed)
+
+    def measure(self, engine: str, rounds: int, uncounted: int, seed: int | None = None) -> list[Measured]:
         """Start `engine`, load it `rounds` times through one client, stop it; one measurement for each round that counts."""
         slots: dict[str, Any] = {ENGINES[engine]: max(self.levels)}
         short = [max(level, count // 4) for level, count in zip(self.levels, self.requests, strict=True)]
@@ -69,25 +73,18 @@ def with_restarts(load: Load, rounds: int) -> list[Comparison]:
     """Both engines started anew in every round."""
     comparisons = []
     for number in range(1, rounds + 1):
-        seed = fresh_seed()
-        vllm, sglang = (load.measure(engine, 1, seed)[0] for engine in ENGINES)
-        comparisons.append(labkit.compare(vllm, sglang))
+        vllm, sglang = load.measure_both(1)
+        comparisons.append(labkit.compare(vllm[0], sglang[0]))
         say(number, comparisons[-1])
     return comparisons
 
 
 def within_one_start(load: Load, rounds: int, uncounted: int) -> list[Comparison]:
     """Each engine started once; its first, shorter rounds are not counted."""
-    seed = fresh_seed()
-    vllm, sglang = (load.measure(engine, rounds, seed, uncounted) for engine in ENGINES)
-    comparisons = [labkit.compare(one, other) for one, other in zip(vllm, sglang, strict=True)]
+    comparisons = [labkit.compare(one, other) for one, other in zip(*load.measure_both(rounds, uncounted), strict=True)]
     for number, comparison in enumerate(comparisons, 1):
         say(number, comparison)
     return comparisons
-
-
-def fresh_seed() -> int:
-    return secrets.randbelow(2**31)
 
 
 def say(number: int, comparison: Comparison) -> None:
