@@ -14,9 +14,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from labkit import course_model, finetune, incidents, lora, offline, triage
-from labkit.profiles import profile
-from labkit.triage import Score
+from labkit import lora
+from labkit.evaluation import incidents, offline
+from labkit.evaluation.scores import Score, table
+from labkit.models import course_model
+from labkit.models.profiles import profile
+from labkit.training import finetune
 
 HITS, COMPLIANCE, AGREEMENT = 0.90, 0.98, 0.99
 
@@ -44,7 +47,7 @@ def run(work: Path, count: int, steps: int | None, seed: int) -> int:
         "merged": offline.score(merged.folder, test, label="merged"),
     }
     proof = lora.compare(base, training.folder, merged.folder, incidents.conversations("validation"))
-    print(training, merged, triage.table(*scores.values()), *proof.lines(), sep="\n")
+    print(training, merged, table(*scores.values()), *proof.lines(), sep="\n")
     return conclude(scores["adapter"], proof.agreement)
 
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import labkit
-from labkit.bench import LEAST_REQUESTS, WAVES
-from labkit.comparison import Comparison, Measured
+from labkit.benchmark.comparison import Comparison, Measured
+from labkit.benchmark.load import LEAST_REQUESTS, WAVES
 
 ENGINES = {"vllm": "max_num_seqs", "sglang": "max_running_requests"}
 LIMIT_PERCENT = 5.0

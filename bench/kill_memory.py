@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from labkit import memory
 from labkit.engines import ENGINES
-from labkit.registry import Entry
-from labkit.server import Server
-from labkit.supervisor import process_row
+from labkit.machine import gpu
+from labkit.serving import held_memory
+from labkit.serving.registry import ServerFolder
+from labkit.serving.server import Server
+from labkit.serving.supervisor import process_row
 
 VICTIMS = ("api", "keeper", "watcher", "kernel")
 LOADING = {
@@ -45,7 +46,7 @@ class Case:
     """One server, started by a process of its own that stands for a notebook kernel."""
 
     def __init__(self, engine: str, profile: str, baseline: list[int]) -> None:
-        self.engine, self.baseline, self.entry = ENGINES[engine], baseline, Entry(engine)
+        self.engine, self.baseline, self.entry = ENGINES[engine], baseline, ServerFolder(engine)
         code = [PAGE_CODE] if engine == "open_webui" else [ENGINE_CODE, engine, profile]
         self.started = time.time()
         self.kernel = subprocess.Popen(
@@ -86,7 +87,7 @@ class Case:
 
     def taken(self) -> int:
         """Bytes of device memory over the baseline."""
-        return sum(memory.used()) - sum(self.baseline)
+        return sum(gpu.memory_used()) - sum(self.baseline)
 
     def kill(self, victim: str) -> bool:
         """kill -9 and print what follows; whether everything was gone in time."""
@@ -96,7 +97,7 @@ class Case:
         while min(gone, back) < 0 and time.monotonic() - killed < LIMIT_SECONDS:
             if gone < 0 and not any(is_live(pid) for pid in pids) and not self.entry.processes():
                 gone = time.monotonic() - killed
-            if back < 0 and memory.returned(self.baseline, memory.used()):
+            if back < 0 and held_memory.returned(self.baseline, gpu.memory_used()):
                 back = time.monotonic() - killed
             time.sleep(LOOK_SECONDS)
         self.kernel.kill()
@@ -141,7 +142,7 @@ def main() -> None:
     victims = chosen.only.split(",")
     if not set(victims) <= set(VICTIMS):
         parser.error(f"--only takes {', '.join(VICTIMS)}")
-    baseline = memory.used()
+    baseline = gpu.memory_used()
     print(f"device memory in use before, MiB: {', '.join(f'{used / 2**20:,.0f}' for used in baseline) or 'no GPU'}")
     sys.exit(0 if all([run(engine, chosen.profile, victims, baseline) for engine in chosen.engine]) else 1)
 

@@ -23,9 +23,11 @@ import sys
 import time
 from pathlib import Path
 
-from labkit import runtimes, shards, space
-from labkit.profiles import profile
-from labkit.settings import settings
+from labkit.common import disk
+from labkit.common.settings import settings
+from labkit.models import random_weights
+from labkit.models.profiles import profile
+from labkit.runtimes import environments
 
 SHAPE = "qwen3-8b-shape"
 COPIES = 2
@@ -89,7 +91,7 @@ def measure(folder: Path, rounds: int, skip_peft: bool) -> bool:
         verdict("labkit's peak memory", f"{peak / 2**30:.2f} GiB (at most 1 wanted)", peak <= MOST_MEMORY),
     ]
     if not skip_peft:
-        slow, large = merge_cost(runtimes.python("vllm"), PEFT, base, adapter, out)
+        slow, large = merge_cost(environments.python("vllm"), PEFT, base, adapter, out)
         print(f"PEFT: {slow:.1f} s and {large / 2**30:.2f} GiB")
         less, faster = large / peak, slow / seconds
         met += [
@@ -111,11 +113,11 @@ def main() -> int:
     size = int(2 * shape.shape.parameters * (1 if chosen.layers is None else (chosen.layers + 4) / 40))
     print(f"{folder}: about {(COPIES * size) / 1e9:.0f} GB of disk at a time")
     there = (folder / "base").exists()
-    space.require({folder: (COPIES - there) * size})
+    disk.require({folder: (COPIES - there) * size})
     try:
         if not there:
-            shards.fill(shape, folder / "base", layers=chosen.layers)
-            shards.random_adapter(folder / "base", folder / "adapter")
+            random_weights.fill(shape, folder / "base", layers=chosen.layers)
+            random_weights.random_adapter(folder / "base", folder / "adapter")
         return 0 if measure(folder, chosen.rounds, chosen.skip_peft) else 1
     finally:
         shutil.rmtree(folder / "out", ignore_errors=True)

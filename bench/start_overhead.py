@@ -20,9 +20,9 @@ import urllib.request
 from contextlib import suppress
 
 import labkit
+from labkit.common.settings import settings
 from labkit.engines import ENGINES
-from labkit.registry import Entry
-from labkit.settings import settings
+from labkit.serving.registry import ServerFolder
 
 
 def lab_seconds(profile: str) -> float:
@@ -36,7 +36,7 @@ def lab_seconds(profile: str) -> float:
 
 def bare_seconds() -> float:
     """The same command without labkit, from exec to the first /health 200."""
-    record = Entry("vllm").record
+    record = ServerFolder("vllm").record
     assert record is not None, "lab_seconds runs first"
     engine = ENGINES["vllm"]
     environment = {**os.environ, **settings().cache_environment(), **engine.environment, engine.key_variable: settings().key("vllm")}

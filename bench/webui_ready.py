@@ -20,9 +20,11 @@ import time
 import urllib.request
 
 import labkit
-from labkit import runtimes, webui
-from labkit.settings import settings
-from labkit.webui_data import data
+from labkit import webui
+from labkit.common.settings import settings
+from labkit.runtimes import environments
+from labkit.webui.data import data
+from labkit.webui.page import _plain, _program, _secrets
 
 
 def healthy(port: int) -> bool:
@@ -48,8 +50,8 @@ def bare_seconds() -> float:
     own, port = data(where), where.ports["open_webui"]
     shutil.rmtree(own.folder, ignore_errors=True)
     own.folder.mkdir(parents=True)
-    program = webui._program(runtimes.python("open_webui"))
-    environment = {**os.environ, **webui._plain(where, own, port, ()), **webui._secrets(where, own)}
+    program = _program(environments.python("open_webui"))
+    environment = {**os.environ, **_plain(where, own, port, ()), **_secrets(where, own)}
     started = time.monotonic()
     with open(os.devnull, "wb") as null:
         command = [*program, "serve", "--host", "127.0.0.1", "--port", str(port)]
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     for engine in ("vllm", "open_webui"):
-        os.environ[f"LABKIT_RUNTIME_{engine.upper()}"] = str(runtimes.python(engine))
+        os.environ[f"LABKIT_RUNTIME_{engine.upper()}"] = str(environments.python(engine))
     with tempfile.TemporaryDirectory() as home:  # not the user's: data folders are removed between the rounds
         os.environ["LABKIT_HOME"] = home
         compare(chosen.profile, chosen.rounds)

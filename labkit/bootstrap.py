@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)  # run as a file: the package's folder must not shadow the standard library
 
-from labkit.pip_settings import uv_arguments, uv_environment  # noqa: E402
-from labkit.settings import settings  # noqa: E402
+from labkit.common.settings import settings  # noqa: E402
+from labkit.machine.pip_settings import uv_arguments, uv_environment  # noqa: E402
 
 VENV = ROOT / ".venv"
 STAMP = VENV / "labkit.stamp"

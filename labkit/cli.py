@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .errors import LabError
-from .profiles import profiles
+from .common.errors import LabError
+from .models.profiles import profiles
 
 if TYPE_CHECKING:
-    from .server import Server
+    from .serving.server import Server
+
 
 EPILOG = """\
 first time       ./lab doctor          what this machine is and what to put right
@@ -116,7 +117,7 @@ def _word(
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from .run import RUNS, run
+    from .course.runner import RUNS, run
 
     return run(
         chosen.notebooks,
@@ -129,13 +130,13 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _test(chosen: argparse.Namespace) -> int:
-    from .testing import run_tests
+    from .course.testing import run_tests
 
     return run_tests(chosen.tier, chosen.rest)
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
-    from .host import doctor
+    from .course.checkup import doctor
 
     report = doctor()
     print(report.text())
@@ -143,7 +144,7 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _up(chosen: argparse.Namespace) -> None:
-    from .engines import serve
+    from .serving.servers import serve
 
     if chosen.engine.replace("-", "_") in ("open_webui", "webui"):
         return _up_page(chosen)
@@ -169,8 +170,8 @@ def _up_page(chosen: argparse.Namespace) -> None:
 
 
 def _tunnel(chosen: argparse.Namespace) -> None:
-    from .settings import settings
-    from .tunnels import EXAMPLE, tunnel
+    from .common.settings import settings
+    from .machine.tunnels import EXAMPLE, tunnel
 
     words = [word for word in chosen.login if word != "--"]
     if not words and sys.stdin.isatty():
@@ -183,7 +184,7 @@ def _tunnel(chosen: argparse.Namespace) -> None:
 
 
 def _down(chosen: argparse.Namespace) -> int:
-    from .engines import attach, running
+    from .serving.server import attach, running
 
     servers = [attach(name) for name in chosen.names] if chosen.names else running()
     if not servers:
@@ -197,7 +198,7 @@ def _down(chosen: argparse.Namespace) -> int:
 
 
 def _ps(chosen: argparse.Namespace) -> None:
-    from .registry import entries
+    from .serving.registry import entries
 
     rows = [("NAME", "STATE", "PORT", "MODEL", "OWNER", "MEMORY", "SINCE", "NOTE")]
     for entry in entries():
@@ -215,9 +216,9 @@ def _ps(chosen: argparse.Namespace) -> None:
 
 
 def _logs(chosen: argparse.Namespace) -> None:
-    from .registry import Entry
+    from .serving.registry import ServerFolder
 
-    record = Entry(chosen.name).record
+    record = ServerFolder(chosen.name).record
     if record is None:
         raise LabError(f"No server {chosen.name!r} was ever started here.", "./lab ps lists what was.")
     server = _server(record.engine, chosen.name)
@@ -230,7 +231,7 @@ def _logs(chosen: argparse.Namespace) -> None:
 
 
 def _follow(server: Server, *, errors: bool) -> None:
-    from .logs import Follower
+    from .common.logs import Follower
 
     follower = Follower([server.errors if errors else server.log])
     follower.new()
@@ -242,16 +243,16 @@ def _follow(server: Server, *, errors: bool) -> None:
 
 def _server(engine: str, name: str) -> Server:
     from .engines import ENGINES
-    from .registry import Entry
-    from .server import Server
+    from .serving.registry import ServerFolder
+    from .serving.server import Server
 
-    return Server(ENGINES[engine], Entry(name))
+    return Server(ENGINES[engine], ServerFolder(name))
 
 
 def _download(chosen: argparse.Namespace) -> None:
-    from .downloads import download
-    from .hubs import open_hub
-    from .profiles import profile
+    from .hub.downloads import download
+    from .hub.endpoints import open_hub
+    from .models.profiles import profile
 
     wanted = profile(chosen.profile)
     with open_hub(wanted) as hub:
@@ -260,7 +261,7 @@ def _download(chosen: argparse.Namespace) -> None:
 
 def _merge(chosen: argparse.Namespace) -> int:
     from . import lora
-    from .profiles import profile
+    from .models.profiles import profile
 
     base = profile(chosen.base).folder() if chosen.base in profiles() else chosen.base
     report = lora.check(base, chosen.adapter)

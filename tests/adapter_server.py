@@ -14,11 +14,12 @@ from threading import Thread
 from typing import Any
 
 from json_handler import JsonHandler
+from stand_in import StandIn
 
-from labkit import hotloading
-from labkit.engine import Engine
-from labkit.engines import ENGINES
-from labkit.hotloading import Served, ServedAdapters
+from labkit.chat import served
+from labkit.chat.served import Served, ServedAdapters
+from labkit.engines.engine import Engine
+from labkit.serving import hot_adapters
 
 KEY = "sk-secret-of-the-test"
 
@@ -62,39 +63,35 @@ class Handler(JsonHandler):
         self.send(code, {"error": {"message": message, "type": "InternalServerError", "param": None, "code": code}})
 
 
-class StandIn:
-    """What hot-loading, routing and the client use of a `labkit.Server`. `http` is the server behind: loaded, seen, hot, refusal, broken."""
-
-    name, model, device, key = "vllm", "tiny", "gpu", KEY
+class AdapterServer(StandIn):
+    """A server with adapters, and what `labkit.Server` can do with them. `http` is the server behind: loaded, seen, hot, refusal, broken."""
 
     def __init__(self, http: Any, folder: Path) -> None:
-        self.http, self.engine = http, ENGINES["vllm"]
-        self.url = f"http://127.0.0.1:{http.server_port}"
-        self.api = f"{self.url}/v1"
-        self.source = str(folder / "base")
-        self.command = ["python", "serve", self.source, "--enable-lora", "--max-lora-rank", "8", "--max-loras", "3"]
-        self.log = folder / "vllm.log"
+        base = str(folder / "base")
+        command = ["python", "serve", base, "--enable-lora", "--max-lora-rank", "8", "--max-loras", "3"]
+        super().__init__(http.server_port, source=base, device="gpu", command=command, log=folder / "vllm.log", key=KEY)
+        self.http = http
         self.log.write_text("")
 
     def be(self, engine: Engine) -> None:
         self.engine = engine
 
     def adapters(self) -> ServedAdapters:
-        return hotloading.served(self)  # type: ignore[arg-type]
+        return served.list_adapters(self)
 
     def load_adapter(self, name: str, folder: Path | str, **options: bool) -> Served:
-        return hotloading.load(self, name, folder, **options)  # type: ignore[arg-type]
+        return hot_adapters.load(self, name, folder, **options)
 
     def unload_adapter(self, name: str) -> None:
-        hotloading.unload(self, name)  # type: ignore[arg-type]
+        hot_adapters.unload(self, name)
 
 
 @contextmanager
-def adapter_server(folder: Path) -> Iterator[StandIn]:
-    """A `StandIn` with the adapter "one" loaded, whose base folder `folder`/base is for the test to make."""
+def adapter_server(folder: Path) -> Iterator[AdapterServer]:
+    """A `AdapterServer` with the adapter "one" loaded, whose base folder `folder`/base is for the test to make."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         state: Any = http
         state.loaded, state.seen, state.hot, state.refusal, state.broken = {"one": "/adapters/one"}, [], True, "", False
         Thread(target=http.serve_forever, daemon=True).start()
-        yield StandIn(http, folder)
+        yield AdapterServer(http, folder)
         http.shutdown()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from labkit.safetensors_headers import ITEM_BYTES
+from labkit.models.headers import ITEM_BYTES
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 CONFIG: dict[str, Any] = {

@@ -6,8 +6,8 @@ engines that run. Not here: accounts, connections, proof (`labkit.webui`).
 
 from __future__ import annotations
 
-from ..engine import Engine
-from ..logs import Explanation, Stage
+from ..common.logs import Explanation, Stage
+from .engine import Engine
 
 ENVIRONMENT = {
     "USE_SLIM_DOCKER": "true",  # without it the slim packages are not enough: it asks for chromadb, and ends

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..engine import Adapters, Engine
-from ..logs import Explanation, Stage
+from ..common.logs import Explanation, Stage
+from .engine import Adapters, Engine
 from .pairs import other_names
 from .shared import SHARED
 

@@ -5,7 +5,7 @@ Each engine puts them behind those that only it has, and before those that a mis
 
 from __future__ import annotations
 
-from ..logs import Explanation
+from ..common.logs import Explanation
 
 SHARED = (
     Explanation(

@@ -5,8 +5,8 @@ The same module on both: `python -m vllm.entrypoints.cli.main serve`, which is w
 
 from __future__ import annotations
 
-from ..engine import Adapters, Engine
-from ..logs import Explanation, Stage
+from ..common.logs import Explanation, Stage
+from .engine import Adapters, Engine
 from .pairs import other_names
 from .shared import SHARED
 

@@ -17,11 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import LabError
-from ..manifests import read as read_manifest
-from ..safetensors_headers import Weights
-from .adapters import Adapter
-from .findings import LOOK, Finding, Report
+from ..common.errors import LabError
+from ..models.adapter import Adapter
+from ..models.headers import Weights
+from ..models.manifests import read as read_manifest
+from .findings import LOOK, CheckReport, Finding
 from .pairing import Pairing, pair
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -32,7 +32,7 @@ VLLM_SAVED = ("classifier", "score")
 SERVED_FIX = "Merge it (labkit.lora.merge) and serve the merged model."
 
 
-def check(base: Path | str, adapter: Path | str, *, max_lora_rank: int | None = None, allow_pickle: bool = False) -> Report:
+def check(base: Path | str, adapter: Path | str, *, max_lora_rank: int | None = None, allow_pickle: bool = False) -> CheckReport:
     """Hold the adapter folder against the base folder; the report is true when nothing blocks.
 
     `max_lora_rank` is the server's flag (vLLM's default is 16): with it, what vLLM does not hot-load is reported too. Files in the
@@ -45,7 +45,7 @@ def check(base: Path | str, adapter: Path | str, *, max_lora_rank: int | None = 
     return look(Weights.read(base), Adapter.read(adapter, allow_pickle=allow_pickle), started=started, max_lora_rank=max_lora_rank)[0]
 
 
-def look(base: Weights, adapter: Adapter, *, started: float, max_lora_rank: int | None = None) -> tuple[Report, Pairing]:
+def look(base: Weights, adapter: Adapter, *, started: float, max_lora_rank: int | None = None) -> tuple[CheckReport, Pairing]:
     """`check` for folders that were read already, with the pairing that it rests on."""
     pairing = pair(base, adapter)
     both = _Both(base, adapter)
@@ -53,7 +53,7 @@ def look(base: Weights, adapter: Adapter, *, started: float, max_lora_rank: int 
     if max_lora_rank is not None:
         findings += _serving(both, max_lora_rank)
     order = sorted(findings, key=lambda finding: finding.severity == LOOK)
-    return Report(base.folder.name, adapter.folder.name, tuple(order), time.monotonic() - started), pairing
+    return CheckReport(base.folder.name, adapter.folder.name, tuple(order), time.monotonic() - started), pairing
 
 
 @dataclass(frozen=True)

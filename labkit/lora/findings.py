@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .. import tables
-from ..errors import LabError
+from ..common import tables
+from ..common.errors import LabError
 
 BLOCKS, LOOK = "blocks", "look"
 
@@ -30,7 +30,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """The findings on one adapter and its base. True when none of them blocks. `seconds` is how long looking took."""
 
     base: str

@@ -31,17 +31,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .. import json_files, space, worker
-from ..drafts import require_empty
-from ..errors import LabError, NoSpace, SettingError
-from ..progress import amount_text
-from ..safetensors_headers import Tensor, Weights, read_header, read_json
-from .adapters import CONFIG, NOT_MERGED, WEIGHTS, Adapter
+from ..common import disk, files
+from ..common.amounts import amount_text
+from ..common.errors import LabError, NoSpace, SettingError
+from ..common.files import require_empty
+from ..models.adapter import CONFIG, NOT_MERGED, WEIGHTS, Adapter
+from ..models.headers import Tensor, Weights, read_header, read_json
+from ..workers import launch
 from .checks import look
-from .findings import Report
+from .findings import CheckReport
 from .pairing import Change, Pairing
 
-WORKER = Path(__file__).with_name("merge_worker.py")
+WORKER = launch.SCRIPTS / "merge_worker.py"
 METHODS = ("labkit", "peft")
 RECORD = "labkit-merge.json"
 JOURNAL = "labkit-merge.partial.json"
@@ -77,7 +78,7 @@ class Merged:
     seconds: float
     peak_bytes: int
     resumed: int = 0
-    report: Report | None = field(default=None, repr=False, compare=False)
+    report: CheckReport | None = field(default=None, repr=False, compare=False)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def _require_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise SettingError(f"There is no {name} {value!r}.", f"Use {' or '.join(map(repr, known))}.")
 
 
-def _require_mergeable(report: Report, pairing: Pairing, method: str, accept: Iterable[str]) -> None:
+def _require_mergeable(report: CheckReport, pairing: Pairing, method: str, accept: Iterable[str]) -> None:
     """The findings that block this merge. What cannot be computed is not a matter of taste, except that PEFT may be able to."""
     ours = {finding.kind for finding in pairing.findings}
     passed = set(accept) | set(PEFT_CAN) if method == "peft" else set(accept) - ours
@@ -156,7 +157,7 @@ def _unpickled(adapter: Adapter) -> Iterator[Adapter]:
     with tempfile.TemporaryDirectory(prefix="labkit-adapter-") as folder:
         weights = Path(folder) / WEIGHTS
         request = {"job": "unpickle", "pickle": str(adapter.weights), "out": str(weights)}
-        worker.run(WORKER, request, title=f"Reading {adapter.weights.name}")
+        launch.run(WORKER, request, title=f"Reading {adapter.weights.name}")
         shutil.copy(adapter.folder / CONFIG, folder)
         yield replace(adapter, tensors=read_header(weights), weights=weights)
 
@@ -225,13 +226,13 @@ class _Job:
         if not todo:
             return {"peak_bytes": 0}
         total = sum(row["size"] for row in todo)
-        return worker.run(WORKER, {"job": "merge", "shards": todo}, title=self._title(), total=total, unit="B", on_event=self._take_down)
+        return launch.run(WORKER, {"job": "merge", "shards": todo}, title=self._title(), total=total, unit="B", on_event=self._take_down)
 
     def _through_peft(self) -> dict[str, Any]:
         _require_memory(self.base.bytes)
         folders = {"base": self.base.folder, "adapter": self.adapter.weights.parent, "out": self.draft}
         request = {"job": "peft", **{name: str(folder) for name, folder in folders.items()}}
-        result = worker.run(WORKER, request, title=f"{self._title()} with PEFT", on_event=self._take_down)
+        result = launch.run(WORKER, request, title=f"{self._title()} with PEFT", on_event=self._take_down)
         merged = Weights.read(self.draft)
         names = [change.target.name for change in self.pairing.changes]
         self.shards = {"": _changed(self.base, merged, names) or _changed(self.base, merged, list(self.base.tensors))}
@@ -249,7 +250,7 @@ class _Job:
             self._write_journal()
 
     def _write_journal(self) -> None:
-        json_files.save(self.draft / JOURNAL, {"inputs": self.inputs, "shards": self.shards})
+        files.save(self.draft / JOURNAL, {"inputs": self.inputs, "shards": self.shards})
 
     def _take_up(self, resume: bool) -> int:
         """Clear the draft of all but the shards that an earlier call finished from the same inputs; returns how many."""
@@ -283,7 +284,7 @@ class _Job:
     def _require_room(self) -> None:
         others = sum(path.stat().st_size for path in _texts(self.base.folder))
         todo = sum(file.stat().st_size for file in self.base.files if file.name not in self.shards)
-        space.require({self.draft: todo + others + space.MARGIN})
+        disk.require({self.draft: todo + others + disk.MARGIN})
 
     def _finish(self, changed: int, result: Mapping[str, Any]) -> None:
         """Everything beside the weights, config.json last; then the name."""
@@ -297,7 +298,7 @@ class _Job:
         for name, path in sorted(texts.items(), key=lambda item: item[0] == "config.json"):
             if self.method == "labkit" or not (self.draft / name).exists():
                 shutil.copyfile(path, self.draft / name)
-        json_files.save(self.draft / RECORD, self._record(changed, result))
+        files.save(self.draft / RECORD, self._record(changed, result))
         (self.draft / JOURNAL).unlink(missing_ok=True)
         self.draft.rename(self.target)
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..safetensors_headers import Tensor, Weights
-from .adapters import PREFIX, Adapter
+from ..models.adapter import PREFIX, Adapter
+from ..models.headers import Tensor, Weights
 from .findings import BLOCKS, LOOK, Finding
 
 TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")

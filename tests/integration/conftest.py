@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from labkit import runtimes
-from labkit.errors import StartFailed
-from labkit.registry import Entry
-from labkit.safetensors_headers import Weights
-from labkit.server import Server
+from labkit.common.errors import StartFailed
+from labkit.models.headers import Weights
+from labkit.runtimes import environments
+from labkit.serving.registry import ServerFolder
+from labkit.serving.server import Server
 
 START_SECONDS = 900
 
@@ -32,14 +32,14 @@ ENGINES = {"vllm": {"max_num_seqs": 4}, "sglang": {"max_running_requests": 4}}
 @pytest.fixture(scope="session")
 def engine_pythons() -> dict[str, Path]:
     """The engines' environments, made if this machine has none yet."""
-    return {engine: runtimes.python(engine) for engine in ENGINES}
+    return {engine: environments.python(engine) for engine in ENGINES}
 
 
 @pytest.fixture(scope="session")
 def other_pythons() -> dict[str, str]:
     """The environments of Open-WebUI, of the browser test, of LLaMA-Factory and VERL, made if this machine has none yet."""
     names = ("open_webui", "browser", "llamafactory", "verl")
-    return {f"LABKIT_RUNTIME_{name.upper()}": str(runtimes.python(name)) for name in names}
+    return {f"LABKIT_RUNTIME_{name.upper()}": str(environments.python(name)) for name in names}
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,7 @@ class Kernel:
 
     def __init__(self, name: str) -> None:
         code = [self.PAGE] if name == PAGE else [self.ENGINE, name, json.dumps(ENGINES[name])]
-        self.entry = Entry(name)
+        self.entry = ServerFolder(name)
         self.started = time.time()
         self.process = subprocess.Popen(
             [sys.executable, "-c", *code], env={**os.environ, "LABKIT_OWNER": "kernel"}, stdin=subprocess.DEVNULL
@@ -153,7 +153,7 @@ def fails(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StartFai
         monkeypatch.setenv("LABKIT_HOME", str(home / "failures"))
         with pytest.raises(StartFailed, match=cause) as failure:
             labkit.serve(engine, model, port=free_port(), owner="kernel", **flags)
-        ended = Entry(engine).exit
+        ended = ServerFolder(engine).exit
         assert ended and time.time() - ended.ended_at < 2 and failure.value.line and failure.value.fix
         return failure.value
 
@@ -163,8 +163,8 @@ def fails(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StartFai
 @pytest.fixture
 def cut_model(tmp_path: Path) -> Path:
     """The course model with a weight file that lacks its end."""
-    from labkit.course_model import make
-    from labkit.profiles import profile
+    from labkit.models.course_model import make
+    from labkit.models.profiles import profile
 
     folder = make(profile("tiny"), tmp_path / "cut")
     shard = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)

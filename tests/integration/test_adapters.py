@@ -14,12 +14,12 @@ import openai
 import pytest
 
 import labkit
-from labkit.course_model import make
-from labkit.errors import AdapterError, LabError, StartFailed, UnknownTenant
-from labkit.profiles import profile
-from labkit.server import Server
-from labkit.shards import random_adapter
-from labkit.tenants import Router
+from labkit.common.errors import AdapterError, LabError, StartFailed, UnknownTenant
+from labkit.gateway.tenants import TenantRouter
+from labkit.models.course_model import make
+from labkit.models.profiles import profile
+from labkit.models.random_weights import random_adapter
+from labkit.serving.server import Server
 
 from .conftest import ask
 
@@ -146,7 +146,7 @@ def test_the_engine_s_own_words_for_what_it_refuses(server: Server) -> None:
 
 
 def test_tenants_get_their_own_adapters_and_leave_a_masked_log(server: Server, tmp_path: Path) -> None:
-    router = Router(server, {"team-a": "one", "team-b": "two", "team-c": None, "team-d": "three"}, audit=tmp_path / "audit.jsonl")
+    router = TenantRouter(server, {"team-a": "one", "team-b": "two", "team-c": None, "team-d": "three"}, audit=tmp_path / "audit.jsonl")
     options = {"temperature": 0, "max_tokens": TOKENS}
     names = ["team-a", "team-b", "team-c"] * 3
     with ThreadPoolExecutor(len(names)) as pool:

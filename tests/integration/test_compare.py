@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from labkit import course_model, finetune, lora
-from labkit.errors import LabError
-from labkit.lora.comparing import Comparison
-from labkit.profiles import profile
-from labkit.safetensors_headers import read_header
+from labkit import lora
+from labkit.common.errors import LabError
+from labkit.lora.proof import Proof
+from labkit.models import course_model
+from labkit.models.headers import read_header
+from labkit.models.profiles import profile
+from labkit.training import finetune
 
 from .test_finetune import CONVERSATIONS, SETTINGS
 
@@ -33,7 +35,7 @@ def merged(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def sound(base: Path, adapter: Path, merged: Path) -> Comparison:
+def sound(base: Path, adapter: Path, merged: Path) -> Proof:
     return lora.compare(base, adapter, merged, CONVERSATIONS)
 
 
@@ -51,7 +53,7 @@ def damaged(merged: Path, tmp_path: Path, name: str) -> Path:
     return copy
 
 
-def test_a_sound_merge_holds(sound: Comparison) -> None:
+def test_a_sound_merge_holds(sound: Proof) -> None:
     assert sound, sound.lines()
     assert (sound.lines()[0], sound.lines()[-1]) == ("weights: within one rounding", "merge: holds")
     assert sound.forced.largest > 0 and sound.exact is not None and 0 < sound.exact.largest < sound.forced.largest
@@ -59,7 +61,7 @@ def test_a_sound_merge_holds(sound: Comparison) -> None:
     assert sum(sound.forced.counts) == sound.forced.tokens == sum(sound.exact.counts)
 
 
-def test_the_weights_are_counted_by_kind(sound: Comparison, base: Path, adapter: Path) -> None:
+def test_the_weights_are_counted_by_kind(sound: Proof, base: Path, adapter: Path) -> None:
     kinds = {one.kind: one for one in sound.weights}
     targets = set(json.loads((adapter / "adapter_config.json").read_text())["target_modules"])
     assert {kind for kind, one in kinds.items() if one.changed} == targets

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit import course_model
+from labkit.models import course_model
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import course_model, finetune, runtimes
-from labkit.errors import LabError, SettingError
-from labkit.profiles import profile
-from labkit.safetensors_headers import read_header
+from labkit.common.errors import LabError, SettingError
+from labkit.models import course_model
+from labkit.models.headers import read_header
+from labkit.models.profiles import profile
+from labkit.runtimes import environments
+from labkit.training import finetune
 
 pytestmark = pytest.mark.integration
 
@@ -78,7 +80,7 @@ def test_what_the_worker_refuses_leaves_nothing(base: Path, tmp_path: Path) -> N
 
 
 def test_four_bits_without_bitsandbytes_is_said_before_torch_is_imported(base: Path, tmp_path: Path) -> None:
-    found = subprocess.run([str(runtimes.python("vllm")), "-c", "import bitsandbytes"], capture_output=True).returncode == 0
+    found = subprocess.run([str(environments.python("vllm")), "-c", "import bitsandbytes"], capture_output=True).returncode == 0
     if found:
         pytest.skip("bitsandbytes is in the environment")
     with pytest.raises(SettingError, match="bitsandbytes"):

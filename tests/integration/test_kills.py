@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import pytest
 
-from labkit import webui
 from labkit.cli import main
-from labkit.settings import settings
-from labkit.supervisor import TEMPORARY, process_row, process_table
-from labkit.webui_data import data
+from labkit.common.settings import settings
+from labkit.serving.supervisor import TEMPORARY, process_row, process_table
+from labkit.webui import page
+from labkit.webui.data import data
 
 from .conftest import ENGINES, LEAST_PROCESSES, PAGE, Kernel, wait_until
 
@@ -109,4 +109,4 @@ def test_a_worker_that_is_killed_while_serving_is_noticed(
 
 def test_the_page_still_knows_its_account_after_all_of_it(kernel: Callable[[str], Kernel]) -> None:
     kernel(PAGE).until_ready()
-    assert webui.attach().follow() == []
+    assert page.attach().follow() == []

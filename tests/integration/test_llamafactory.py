@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from labkit import course_model, llamafactory, lora
-from labkit.profiles import profile
+from labkit import lora
+from labkit.models import course_model
+from labkit.models.profiles import profile
+from labkit.training import llamafactory
 
 from .conftest import weights
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from labkit import shards
-from labkit.errors import LabError, NoSpace, SettingError, VerificationError
-from labkit.lora import merge, merging
-from labkit.profiles import Profile, profile
-from labkit.safetensors_headers import INDEX, Tensor, Weights
+from labkit.common.errors import LabError, NoSpace, SettingError, VerificationError
+from labkit.lora import merging
+from labkit.lora.merging import merge
+from labkit.models import random_weights
+from labkit.models.headers import INDEX, Tensor, Weights
+from labkit.models.profiles import Profile, profile
 
 pytestmark = pytest.mark.integration
 
@@ -57,8 +58,8 @@ def several() -> Profile:
 @pytest.fixture
 def model(home: Path, several: Profile, tmp_path: Path) -> tuple[Path, Path]:
     """(base in several shards, adapter), random."""
-    base = shards.fill(several, tmp_path / "base", shard_bytes=10_000_000)
-    return base, shards.random_adapter(base, tmp_path / "adapter", rank=8, alpha=12)
+    base = random_weights.fill(several, tmp_path / "base", shard_bytes=10_000_000)
+    return base, random_weights.random_adapter(base, tmp_path / "adapter", rank=8, alpha=12)
 
 
 def numbers(tensor: Tensor) -> bytes:
@@ -192,7 +193,7 @@ def test_two_merges_to_one_folder_do_not_mix(model: tuple[Path, Path], tmp_path:
 
 def put(path: Path, name: str, value: float) -> None:
     """Put one fp32 number into the middle of a tensor of an adapter."""
-    from labkit.safetensors_headers import read_header
+    from labkit.models.headers import read_header
 
     tensor = read_header(path)[name]
     with path.open("r+b") as stream:
@@ -301,7 +302,7 @@ def test_damaged_inputs_are_named_before_anything_is_written(model: tuple[Path, 
 
 
 def test_an_adapter_of_another_base(model: tuple[Path, Path], several: Profile, tmp_path: Path) -> None:
-    other = shards.fill(replace(several, shape=replace(several.shape, hidden=256)), tmp_path / "other")
+    other = random_weights.fill(replace(several, shape=replace(several.shape, hidden=256)), tmp_path / "other")
     with pytest.raises(LabError, match="another model"):
         merge(other, model[1], tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.merging").exists()

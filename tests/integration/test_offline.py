@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import course_model, finetune, incidents, lora, offline, triage
-from labkit.profiles import profile
-from labkit.server import Server
+from labkit import lora
+from labkit.evaluation import incidents, offline, online
+from labkit.models import course_model
+from labkit.models.profiles import profile
+from labkit.serving.server import Server
+from labkit.training import finetune
 
 from .test_finetune import CONVERSATIONS, SETTINGS
 
@@ -66,6 +69,6 @@ def test_a_comparison_plays_the_task_injected_and_merged(base: Path, adapter: Pa
 
 
 def test_offline_and_online_say_the_same(base: Path, server: Server) -> None:
-    online = triage.score(server, ASKED, concurrency=2)
-    found = offline.differences(offline.score(base, ASKED), online)
+    scored = online.score(server, ASKED, concurrency=2)
+    found = offline.differences(offline.score(base, ASKED), scored)
     assert found.total == len(ASKED) and len(found) < found.total, found

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import labkit
+from labkit.common.errors import LabError, StartFailed
 from labkit.engines.pairs import PAIRS
-from labkit.errors import LabError, StartFailed
-from labkit.metrics import read_metrics
-from labkit.server import Server
+from labkit.serving.server import Server
+from labkit.telemetry.metrics import read_metrics
 
 from .conftest import ENGINES, ask, attached_elsewhere, listening
 

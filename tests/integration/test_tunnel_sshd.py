@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from labkit.tunnels import Tunnel, tunnel
+from labkit.machine.tunnels import Tunnel, tunnel
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit import course_model, lora, verl
-from labkit.profiles import profile
+from labkit import lora
+from labkit.models import course_model
+from labkit.models.profiles import profile
+from labkit.training import verl
 
 from .conftest import weights
 

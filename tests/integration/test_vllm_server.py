@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import labkit
-from labkit.errors import LabError, StartFailed
-from labkit.profiles import profile
-from labkit.server import Server
+from labkit.common.errors import LabError, StartFailed
+from labkit.models.profiles import profile
+from labkit.serving.server import Server
 
 from .conftest import ask, attached_elsewhere, free_port, listening
 

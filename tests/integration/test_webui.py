@@ -19,13 +19,14 @@ import psutil
 import pytest
 
 import labkit
-from labkit import runtimes, webui
-from labkit.errors import ConnectionFailed, LabError, SignInFailed, StartFailed
-from labkit.registry import Entry
-from labkit.server import Server
-from labkit.tunnels import local_ports
-from labkit.webui import WebUI
-from labkit.webui_data import _unfinished
+from labkit import webui
+from labkit.common.errors import ConnectionFailed, LabError, SignInFailed, StartFailed
+from labkit.machine.tunnels import local_ports
+from labkit.runtimes import environments
+from labkit.serving.registry import ServerFolder
+from labkit.serving.server import Server
+from labkit.webui.data import _unfinished
+from labkit.webui.page import WebUI, _steps
 
 from .conftest import wait_until
 
@@ -49,7 +50,7 @@ def test_it_is_proven_in_every_point(page: WebUI) -> None:
 
 def test_a_half_changed_database_is_told_from_a_ready_one(page: WebUI, tmp_path: Path) -> None:
     """By this version's own files: what `Data.prepare` relies on when an update was killed."""
-    steps = webui._steps(runtimes.python("open_webui"))
+    steps = _steps(environments.python("open_webui"))
     assert not _unfinished(page.data.database, steps)
     with closing(sqlite3.connect(page.data.database)) as source, closing(sqlite3.connect(tmp_path / "half.db")) as copy, copy:
         source.backup(copy)
@@ -115,7 +116,9 @@ def test_a_visit_with_a_browser(page: WebUI) -> None:
 
 def visit(asked: dict[str, Any]) -> dict[str, Any]:
     script = str(Path(__file__).with_name("browse.py"))
-    done = subprocess.run([str(runtimes.python("browser")), script], input=json.dumps(asked), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [str(environments.python("browser")), script], input=json.dumps(asked), capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout))
 
@@ -236,7 +239,7 @@ def test_killed_it_leaves_nothing_and_comes_back_with_its_chats(page: WebUI) -> 
     chat = page.api.call("POST", "/api/v1/chats/new", body)["id"]
     processes = page.server.processes()
     os.kill(page.server.pid, signal.SIGKILL)
-    assert wait_until(lambda: not Entry("open_webui").status().alive, 20) and not [each for each in processes if each.is_running()]
+    assert wait_until(lambda: not ServerFolder("open_webui").status().alive, 20) and not [each for each in processes if each.is_running()]
     again = webui.serve(owner="kernel")
     assert again.api.call("GET", f"/api/v1/chats/{chat}")["title"] == "kept"
 
@@ -278,4 +281,4 @@ def test_the_page_follows_the_engines(page: WebUI, server: Server) -> None:
     finally:
         other.stop()
         now.stop()
-    assert not Entry("open_webui").status().alive
+    assert not ServerFolder("open_webui").status().alive

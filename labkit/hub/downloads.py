@@ -1,0 +1,219 @@
+"""Downloads a course model with a real client: sized before, watched while it runs, resumed, verified after.
+
+Covers: `download`, `preview`, `where`, `download_lines`; one download per folder at a time; the process that the client runs in.
+Does not cover: what a client is told (`fetch`), endpoints and failures (`sources`), checks (`manifests`), hubs (`hubs`).
+Used by notebook 02.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common import disk
+from ..common.amounts import amount_text
+from ..common.disk import Space
+from ..common.errors import DownloadError, SettingError
+from ..common.settings import settings
+from ..models import manifests
+from ..models.manifests import Listing, Verification
+from ..models.profiles import Profile
+from ..models.profiles import profile as find_profile
+from . import sources
+from .client import Job
+from .endpoints import Hub, open_hub, real_hub
+from .process import run_watched
+from .task import Task, bytes_to_come, drop_lfs_partials, finished, forget, make_task, room_needed, set_aside, survey
+
+
+@dataclass(frozen=True)
+class Download:
+    """What `download` did: bytes of the whole model, and how many of them were `already` on disk when it began."""
+
+    profile: str
+    source: str
+    folder: Path
+    files: int
+    bytes: int
+    already: int
+    seconds: float
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that this call brought."""
+        return self.bytes - self.already
+
+    def __str__(self) -> str:
+        amount = f"{amount_text(self.fetched, 'B')} fetched, {amount_text(self.already, 'B')} were there"
+        return f"{self.profile}: {self.files} files, {amount}, {self.seconds:.1f} s ({self.source})\n{self.folder}"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a download would take: the hub's list, bytes that are not here yet, and the file systems it touches."""
+
+    listing: Listing
+    to_come: int
+    spaces: tuple[Space, ...]
+
+    @property
+    def fits(self) -> bool:
+        return all(place.fits for place in self.spaces)
+
+    def __str__(self) -> str:
+        files = [f"{amount_text(file.size, 'B'):>10}  {file.path}" for file in self.listing.files]
+        total = f"{amount_text(self.listing.bytes, 'B'):>10}  in {len(files)} files, {amount_text(self.to_come, 'B')} still to come"
+        return "\n".join([*files, total, *(str(place) for place in self.spaces)])
+
+
+def download(
+    profile: str | Profile = "auto",
+    source: str = "modelscope",
+    folder: Path | str | None = None,
+    hub: Hub | None = None,
+    *,
+    by: str = "path",
+    proxy: bool | None = None,
+    stop_at: float | None = None,
+) -> Download:
+    """Get a model, whole and verified, and return what was done; a second call takes milliseconds and no bytes.
+
+    `source` is "modelscope", "huggingface" or "git-lfs". By path (the default) the files land in `folder`, by default
+    the profile's own; `by="id"` leaves the place to the client: its cache, where engines find a model by its id.
+    `hub` is what `open_hub` gave; without it one is opened for this call. `proxy` None: Hugging Face goes through the
+    proxy of the environment, ModelScope and git do not. `stop_at` (0 to 1) kills the client at that share of the bytes
+    and raises `DownloadError`: to practise an interruption.
+
+    Before the first byte: the file list from the hub and free space on every file system. Whatever ends it (stop
+    button, kill, power), what arrived is kept and the next call goes on from there; only a verified folder gets its
+    `labkit.manifest.json`. Wrong files are fetched once more. Raises `SettingError`, `NoSpace`, `VerificationError`,
+    `DownloadError`, and `LabError` where git-lfs is not installed.
+    """
+    started = time.monotonic()
+    task = make_task(profile, source, folder, hub, by, proxy)
+    task.stop_at = stop_at
+    there = finished(task)
+    if there:
+        return _report(task, *there, there[1].bytes, started)
+    task.source.require()
+    if hub is not None:
+        return _run(task, started)
+    with open_hub(task.profile) as task.hub:
+        return _run(task, started)
+
+
+def preview(
+    profile: str | Profile = "auto",
+    source: str = "modelscope",
+    folder: Path | str | None = None,
+    hub: Hub | None = None,
+    *,
+    by: str = "path",
+    proxy: bool | None = None,
+) -> Preview:
+    """What `download` with the same arguments would take; asks the hub for its list and writes nothing.
+
+    Files that are here with the right size count as here. Raises `SettingError` and `DownloadError`.
+    """
+    task = make_task(profile, source, folder, hub, by, proxy)
+    with open_hub(task.profile) if hub is None else nullcontext(hub) as task.hub:
+        listing = task.source.listing(task.profile, task.hub, proxy=task.proxy)
+    found = manifests.glance(task.place() or task.root, listing)
+    return Preview(listing, bytes_to_come(task, listing, found), tuple(disk.survey(room_needed(task, listing, found))))
+
+
+def where(profile: str | Profile = "auto") -> dict[str, Path]:
+    """Where each way leaves the model: by path, and by id in each client's cache; nothing is created."""
+    wanted = profile if isinstance(profile, Profile) else find_profile(profile)
+    by_id = {f"{way.name}, by id": sources.cache_root(way.name, way.model(wanted)) for way in sources.SOURCES.values() if way.by_id}
+    return {"by path": wanted.folder(), **by_id}
+
+
+def download_lines(profile: str | Profile = "auto", source: str = "modelscope", hub: Hub | None = None, *, by: str = "path") -> str:
+    """The same download as plain shell lines to paste in a terminal; they neither size nor verify anything.
+
+    Raises `SettingError` for a model of labkit's own hub without that `hub`: its address is part of the lines.
+    """
+    task = make_task(profile, source, None, hub, by, None)
+    if hub is None and task.profile.local:
+        raise SettingError(f"{task.profile.name} is on no public hub.", "Pass the hub: with labkit.open_hub(profile) as hub: ...")
+    return "\n".join(sources.shell_lines(task.source, task.profile, hub or real_hub(), task.folder))
+
+
+def _run(task: Task, started: float) -> Download:
+    listing = task.source.listing(task.profile, task.hub, proxy=task.proxy)
+    with _only_one(task.root) as lock:
+        found = survey(task, listing)
+        already = listing.bytes - bytes_to_come(task, listing, found)
+        if not found:
+            disk.require(room_needed(task, listing, found))
+            forget(task, found)
+            folder, found = _fetch(task, listing, found, lock)
+        else:
+            folder = found.folder
+        manifests.write(folder, listing, profile=task.profile.name, source=task.source.name, weights=task.weights, known=task.known)
+    return _report(task, folder, listing, already, started)
+
+
+def _report(task: Task, folder: Path, listing: Listing, already: int, started: float) -> Download:
+    seconds = time.monotonic() - started
+    return Download(task.profile.name, task.source.name, folder, len(listing.files), listing.bytes, already, seconds)
+
+
+def _fetch(task: Task, listing: Listing, found: Verification, lock: int) -> tuple[Path, Verification]:
+    """Run the client, check, and run it once more for what is missing or wrong."""
+    for last in (False, True):
+        folder, failure, again = _client(task, listing, found, lock)
+        found = manifests.check(folder or task.place() or task.root, listing, weights=task.weights, known=task.known)
+        if found:
+            return found.folder, found
+        for path in found.wrong:
+            set_aside(found.folder / path)
+        if last or not again or found.unreadable:
+            raise failure or found.error()
+        drop_lfs_partials(task.root)
+    raise AssertionError("the loop above returns or raises")
+
+
+def _client(task: Task, listing: Listing, found: Verification, lock: int) -> tuple[Path | None, DownloadError | None, bool]:
+    """One run of the client: (folder, None, True), or (None, what went wrong, whether a second run could help)."""
+    absent = {*found.missing, *found.wrong}
+    log = settings().logs / f"download-{task.profile.name}-{task.source.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    task.root.mkdir(parents=True, exist_ok=True)
+    result = log.with_suffix(".folder")
+    result.unlink(missing_ok=True)
+    kept = tuple(file.path for file in listing.files if file.path not in absent)
+    endpoint = task.source.endpoint(task.hub)
+    job = Job(task.source.name, task.model, endpoint, task.root, task.folder, result, listing.files, kept)
+    code = run_watched(task, job, listing.bytes, log, lock)
+    if code == 0:
+        return Path(result.read_text()), None, True
+    failure, again = sources.explain(task.source, log.read_text(errors="replace")[-20_000:], code, log)
+    return None, failure, again
+
+
+@contextmanager
+def _only_one(root: Path) -> Iterator[int]:
+    """One download per folder: the lock's descriptor goes to the client too, so it holds as long as anybody writes."""
+    path = settings().state / "locks" / f"download-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise DownloadError(
+                f"Another download to {root} is running (process {stream.read().strip() or 'unknown'}).",
+                "Wait for it, or stop that notebook or process.",
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield stream.fileno()

@@ -1,0 +1,152 @@
+"""One call of `download`: its checked arguments, what is there already, what is still to come, and the room it needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..common import disk
+from ..common.errors import SettingError
+from ..models import manifests
+from ..models.manifests import Listing, RemoteFile, Verification
+from ..models.profiles import Profile
+from ..models.profiles import profile as find_profile
+from . import sources
+from .endpoints import Hub
+from .sources import Source
+
+ASIDE_LIMIT = 64 * 2**20
+"""A wrong file up to this many bytes is renamed to <name>.wrong (it may be somebody's edit), a larger one is deleted."""
+CACHE_BYTES = 16 * 2**20
+"""Locks and records that a client keeps in its cache even when the model goes elsewhere."""
+
+
+@dataclass
+class Task:
+    """One call of `download`. `known` carries digests from check to check."""
+
+    profile: Profile
+    source: Source
+    folder: Path | None
+    hub: Hub
+    proxy: bool
+    stop_at: float | None = None
+    known: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        return self.source.model(self.profile)
+
+    @property
+    def root(self) -> Path:
+        return self.folder or sources.cache_root(self.source.name, self.model)
+
+    @property
+    def weights(self) -> bool:
+        return self.profile.weights != "dummy"
+
+    def place(self) -> Path | None:
+        """The model's folder as far as it is known before the client has run."""
+        return self.folder or sources.cached_folder(self.source.name, self.model)
+
+
+def make_task(profile: str | Profile, source: str, folder: Path | str | None, hub: Hub | None, by: str, proxy: bool | None) -> Task:
+    """The checked arguments of one call; raises `SettingError` before anything is asked or written."""
+    wanted = profile if isinstance(profile, Profile) else find_profile(profile)
+    way = sources.find(source)
+    return Task(wanted, way, _checked_place(wanted, way, folder, by), hub or Hub(), way.proxy if proxy is None else proxy)
+
+
+def _checked_place(profile: Profile, way: Source, folder: Path | str | None, by: str) -> Path | None:
+    if by not in ("path", "id"):
+        raise SettingError(f"by={by!r} is neither way.", 'Use by="path" (a folder of yours) or by="id" (the client\'s cache).')
+    if by == "id":
+        if folder is not None or not way.by_id:
+            reason = "by id, the client chooses the folder" if folder is not None else "git knows no model ids"
+            raise SettingError(f'by="id" does not go with this: {reason}.', 'Use by="path", or leave `folder` out.')
+        return None
+    place = Path(folder).expanduser().absolute() if folder is not None else profile.folder()
+    if place.exists() and not place.is_dir():
+        raise SettingError(f"{place} is a file, not a folder.", "Name another folder.")
+    other = manifests.read(place)
+    if other and other["profile"] != profile.name:
+        raise SettingError(f"{place} holds another model: {other['profile']}.", "Name another folder.")
+    return place
+
+
+def finished(task: Task) -> tuple[Path, Listing] | None:
+    """The folder and its list, if an earlier download ended there and nothing has changed since."""
+    folder = task.place()
+    manifest = manifests.read(folder) if folder else None
+    if folder is None or manifest is None or manifest["profile"] != task.profile.name or not manifests.verify(folder, quick=True):
+        return None
+    return folder, Listing(manifest["model"], tuple(RemoteFile(row["path"], row["size"], row["digest"]) for row in manifest["files"]))
+
+
+def survey(task: Task, listing: Listing) -> Verification:
+    """What of the list is there before anything is fetched."""
+    place = task.place()
+    if place is None or not place.is_dir():
+        return Verification(place or task.root, files=len(listing.files), missing=[file.path for file in listing.files])
+    return manifests.check(place, listing, weights=task.weights, known=task.known)
+
+
+def bytes_to_come(task: Task, listing: Listing, found: Verification) -> int:
+    """Bytes that are not on disk yet, partial files taken into account."""
+    absent = {*found.missing, *found.wrong}
+    missing = sum(file.size for file in listing.files if file.path in absent)
+    whole = sum(file.size for file in listing.files if file.path not in absent)
+    wrong = sum((found.folder / path).stat().st_size for path in found.wrong)
+    return max(0, missing - max(0, bytes_under(task.root) - whole - wrong))
+
+
+def room_needed(task: Task, listing: Listing, found: Verification) -> dict[Path, int]:
+    """Bytes to be written below each folder. Clients write next to the target; ModelScope joins parts if told to."""
+    parts = int(os.environ.get("MODELSCOPE_DOWNLOAD_PARALLEL_WORKERS") or os.environ.get("MODELSCOPE_DOWNLOAD_PARALLELS") or 1)
+    twice = max(file.size for file in listing.files) if task.source.name == "modelscope" and parts > 1 else 0
+    caches = [sources.cache_root(way.name, task.model) for way in (task.source,) if way.by_id]
+    needs = {cache: CACHE_BYTES for cache in caches}
+    return needs | {task.root: bytes_to_come(task, listing, found) + twice + disk.MARGIN}
+
+
+def forget(task: Task, found: Verification) -> None:
+    """Take away the proof and the wrong files, so that what follows can never look done before it is."""
+    (found.folder / manifests.NAME).unlink(missing_ok=True)
+    for path in found.wrong:
+        set_aside(found.folder / path)
+    if found.wrong:
+        drop_lfs_partials(task.root)
+
+
+def set_aside(path: Path) -> None:
+    real = path.resolve()
+    if path.is_symlink():
+        path.unlink()  # in Hugging Face's cache the bytes lie behind a link
+    if real.stat().st_size > ASIDE_LIMIT or real != path.absolute():
+        real.unlink()
+    else:
+        real.replace(real.with_name(real.name + ".wrong"))
+
+
+def drop_lfs_partials(root: Path) -> None:
+    for partial in (root / ".git" / "lfs" / "incomplete").glob("*"):
+        partial.unlink()
+
+
+def bytes_under(root: Path) -> int:
+    """Bytes of model files below `root`, whole and partial, hard links counted once."""
+    seen: dict[int, int] = {}
+    for folder, names, files in os.walk(root):
+        if os.path.basename(folder) == ".git":
+            names[:] = [name for name in names if name == "lfs"]
+            continue
+        for name in files:
+            if name == manifests.NAME or name.endswith(".wrong"):
+                continue
+            try:
+                state = os.lstat(os.path.join(folder, name))
+            except OSError:
+                continue  # renamed meanwhile
+            seen[state.st_ino] = state.st_size
+    return sum(seen.values())

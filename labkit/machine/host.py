@@ -1,0 +1,183 @@
+"""What this machine is: AutoDL or not, processor, memory, disks, GPUs, mirrors, ports, tools.
+
+Covers: reading (`facts`), the verdict on it (`doctor`; the rules are in `report`), system packages (`install_tools`).
+Does not cover: changing settings (`shell`), which model fits (`profiles`). Nothing here is written or asked of a network.
+Facts about AutoDL: the marks of the place and its disks are as students reported them in 2025; every one is looked for, none
+is relied on. Used by notebook 01 and `./lab doctor`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..common.disk import Disk, disk_of
+from ..common.settings import AUTODL_DATA_DISK, CACHES, Settings, on_autodl, settings
+from .packages import LIBRARIES, PACKAGES, TOOLS, loads
+from .pip_settings import places
+from .ports import Listener
+
+if TYPE_CHECKING:
+    from .gpu import Device
+
+
+NETWORK_TURBO = Path("/etc/network_turbo")
+
+
+@dataclass(frozen=True)
+class Processor:
+    """CPU cores this process may use, and the instruction sets that vLLM asks for on a CPU."""
+
+    name: str
+    cores: int
+    avx2: bool
+    avx512: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything doctor judges. Bytes throughout; `memory` and `memory_free` already respect a container's limit."""
+
+    autodl: bool
+    system: str
+    python: str
+    processor: Processor
+    memory: int
+    memory_free: int
+    shared_memory: int
+    disks: Mapping[str, Disk]
+    gpus: tuple[Device, ...]
+    package_places: tuple[str, ...]
+    conda_channels: tuple[str, ...]
+    hub_endpoint: str
+    proxy: str
+    turbo: bool
+    caches: Mapping[str, Path]
+    listeners: Mapping[str, Listener | None]
+    tools: Mapping[str, bool]
+    settings: Settings
+    container_limit: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def driver(self) -> str:
+        """The NVIDIA driver's version, "" without a GPU."""
+        return next((gpu.driver for gpu in self.gpus), "")
+
+
+def facts(environment: Mapping[str, str] | None = None) -> Facts:
+    """Look at the machine; under a second, no network. `environment` stands in for this process's variables."""
+    import psutil
+
+    from .gpu import devices
+    from .ports import listener
+
+    env = dict(os.environ if environment is None else environment)
+    where = settings(env)
+    limit, used = _container_memory()
+    memory = psutil.virtual_memory()
+    return Facts(
+        autodl=on_autodl() or bool(env.get("AutoDLContainerUUID")),
+        system=_system(),
+        python=f"{platform.python_version()} ({sys.prefix})",
+        processor=_processor(),
+        memory=min(memory.total, limit or memory.total),
+        memory_free=min(memory.available, limit - used) if limit else memory.available,
+        container_limit=limit,
+        shared_memory=disk_of(Path("/dev/shm")).total if Path("/dev/shm").is_dir() else 0,
+        disks={name: disk_of(path) for name, path in _places(where).items()},
+        gpus=tuple(devices()),
+        package_places=tuple(places(env)),
+        conda_channels=_conda_channels(env),
+        hub_endpoint=env.get("HF_ENDPOINT", ""),
+        proxy=env.get("https_proxy") or env.get("HTTPS_PROXY") or env.get("http_proxy") or env.get("HTTP_PROXY") or "",
+        turbo=NETWORK_TURBO.exists(),
+        caches={name: Path(env.get(name) or where.caches / folder) for name, folder in CACHES.items()},
+        listeners={name: listener(port) for name, port in where.ports.items()},
+        tools={name: shutil.which(name) is not None for name in TOOLS} | {PACKAGES[p]: loads(lib) for lib, p in LIBRARIES.items()},
+        settings=where,
+        environment=env,
+    )
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return platform.platform(terse=True)
+
+
+def _processor() -> Processor:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(said.get("flags", "").split())
+    name = said.get("model name") or platform.machine()
+    return Processor(name, _cores(), avx2="avx2" in flags, avx512={"avx512f", "avx512bw", "avx512vl"} <= flags)
+
+
+def _cores() -> int:
+    """Cores this process may run on, cut to the container's share of time: a rented container sees all of the host's."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _container_cores()
+    return min(allowed, max(1, round(quota))) if quota else allowed
+
+
+def _container_cores() -> float:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return 0.0 if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        quota_us = _number(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
+        return quota_us / (_number(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")) or 100_000) if quota_us > 0 else 0.0
+
+
+def _container_memory() -> tuple[int, int]:
+    """Limit and use of this container in bytes (control groups 2, then 1); 0, 0 without a limit."""
+    import psutil
+
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        most = _number(Path(limit))
+        if 0 < most < psutil.virtual_memory().total:
+            return most, _number(Path(used))
+    return 0, 0
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _places(where: Settings) -> dict[str, Path]:
+    found = {"system disk": Path("/"), "data home": where.home, "models": where.models}
+    return found | ({"data disk": AUTODL_DATA_DISK} if on_autodl() else {})
+
+
+def _conda_channels(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The channels of the user's .condarc, which is where AutoDL presets its mirrors (read line by line: no YAML reader needed)."""
+    try:
+        lines = (Path(env.get("HOME") or Path.home()) / ".condarc").read_text().splitlines()
+    except OSError:
+        return ()
+    channels, inside = [], False
+    for line in lines:
+        if line.startswith("channels:"):
+            inside = True
+        elif inside and line.strip().startswith("- "):
+            channels.append(line.strip()[2:].strip())
+        elif line and not line.startswith((" ", "-")):
+            inside = False
+    return tuple(channels)

@@ -1,0 +1,181 @@
+"""A LoRA adapter as its folder says it is: adapter_config.json, and the headers of its safetensors file.
+
+Covers: reading, the scale of each module (alpha, rank, their patterns, rsLoRA), which modules the config names, what the
+config asks for that a merge does not do. Does not cover: which tensor of a base each belongs to (`pairing`), files around
+it such as tokenizer and template (`checks`). Matching of names is PEFT's (0.21.2, `check_target_module_exists` and
+`get_pattern_key`), so that what PEFT leaves out is known here too. Used by notebook 06.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ..common.errors import LabError, VerificationError
+from .headers import Tensor, read_header, read_json
+
+CONFIG = "adapter_config.json"
+WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
+PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""Ways of initialising that leave the base's weights alone; PiSSA, OLoRA, CorDA and LoftQ change them when PEFT loads."""
+NOT_MERGED = {
+    "layer_replication": "layers of the base are used several times, which its weights cannot hold",
+    "target_parameters": "parameters without a module of their own (fused experts) are trained",
+    "trainable_token_indices": "single rows of the embedding are trained",
+    "lora_bias": "lora_B has a bias of its own",
+    "alora_invocation_tokens": "aLoRA acts only after its invocation tokens, which weights cannot express",
+    "arrow_config": "Arrow routes between adapters while it runs",
+    "use_bdlora": "BD-LoRA's matrices are block-diagonal",
+    "use_qalora": "QALoRA's matrices belong to a quantised base",
+    "kasa_config": "KaSA cuts singular values out of the base",
+    "monteclora_config": "MonteCLoRA samples while it trains",
+    "velora_config": "VeLoRA's projections are not plain LoRA",
+    "megatron_config": "the layers are Megatron's parallel ones",
+}
+"""Settings of adapter_config.json that `merge` refuses by name, and why."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter folder. `tensors` is empty for a pickle that was asked for: only a worker can read it."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    weights: Path
+
+    @classmethod
+    def read(cls, folder: Path | str, *, allow_pickle: bool = False) -> Self:
+        """Read the adapter in `folder`; its numbers are left unread.
+
+        `allow_pickle` accepts an adapter_model.bin where there is no safetensors file. Raises `LabError` for a folder that is no
+        adapter, and for a pickle that was not asked for; `VerificationError` for a cut-off or damaged file.
+        """
+        folder = Path(folder).expanduser().absolute()
+        config = read_json(folder / CONFIG, missing=f"{folder} is no adapter folder: it has no {CONFIG}.")
+        if (folder / WEIGHTS).is_file():
+            return cls(folder, config, _header(folder / WEIGHTS), folder / WEIGHTS)
+        if not (folder / PICKLE).is_file():
+            raise LabError(
+                f"{folder} has neither {WEIGHTS} nor {PICKLE}.", "Name the folder that training wrote, or the right checkpoint in it."
+            )
+        if not allow_pickle:
+            raise LabError(
+                f"{folder / PICKLE} is a Python pickle: reading one can run any program that its author put in.",
+                f"Have it saved as {WEIGHTS}. If you trust whoever made it: allow_pickle=True (labkit then reads it with torch's "
+                "weights_only, which lets only tensors through).",
+            )
+        return cls(folder, config, {}, folder / PICKLE)
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights lie in a pickle."""
+        return self.weights.suffix == ".bin"
+
+    @property
+    def rank(self) -> int:
+        """The rank that the config gives where no pattern matches."""
+        return int(self.config.get("r") or 0)
+
+    @property
+    def highest_rank(self) -> int:
+        """The largest rank of any module: what a server's --max-lora-rank has to allow."""
+        return max([self.rank, *(int(rank) for rank in (self.config.get("rank_pattern") or {}).values())])
+
+    @property
+    def base_name(self) -> str:
+        """What the adapter says it was trained on: a hub's id or a folder; "" where it does not say."""
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def dora(self) -> bool:
+        """Whether it is weight-decomposed (DoRA): rows are rescaled to a learnt magnitude."""
+        return bool(self.config.get("use_dora"))
+
+    @property
+    def saved_modules(self) -> tuple[str, ...]:
+        """`modules_to_save`: modules that were trained whole."""
+        return tuple(self.config.get("modules_to_save") or ())
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The types its tensors are stored in."""
+        return tuple(sorted({tensor.dtype for tensor in self.tensors.values()}))
+
+    def rank_of(self, module: str) -> int:
+        """The rank of `module` (its full name in the base, "model.layers.0.self_attn.q_proj")."""
+        return int(_by_pattern(self.config.get("rank_pattern") or {}, module, self.rank))
+
+    def alpha_of(self, module: str) -> float:
+        """lora_alpha of `module`."""
+        return float(_by_pattern(self.config.get("alpha_pattern") or {}, module, self.config.get("lora_alpha") or 0))
+
+    def scale_of(self, module: str) -> float:
+        """What B @ A is multiplied by: alpha / rank, with rsLoRA alpha / sqrt(rank) (arXiv 2312.03732)."""
+        rank = self.rank_of(module)
+        return self.alpha_of(module) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def targets(self, module: str) -> bool:
+        """Whether the config means `module`, by PEFT's rules; tensors of other modules PEFT drops without an error."""
+        if _named(self.config.get("exclude_modules"), module):
+            return False
+        if any(re.match(rf"(^|.*\.){name}($|\..*)", module) for name in self.saved_modules):
+            return False
+        wanted = self.config.get("target_modules")
+        if isinstance(wanted, str) or module in (wanted or ()):
+            return _named(wanted, module)
+        return _named(wanted, module) and self._layer_counts(module)
+
+    def idle_targets(self, modules: Iterable[str]) -> list[str]:
+        """The entries of `target_modules` that match none of `modules`."""
+        wanted, names = self.config.get("target_modules"), list(modules)
+        entries: list[str | list[str]] = [wanted] if isinstance(wanted, str) else [[entry] for entry in wanted or ()]
+        return [entry if isinstance(entry, str) else entry[0] for entry in entries if not any(_named(entry, name) for name in names)]
+
+    def refused(self) -> dict[str, str]:
+        """Settings that `merge` does not do, with the reason: {} for an adapter that it takes."""
+        found = {name: why for name, why in NOT_MERGED.items() if self.config.get(name)}
+        kind = self.config.get("peft_type", "LORA")
+        if kind != "LORA":
+            found["peft_type"] = f"{kind} is not LoRA"
+        start = self.config.get("init_lora_weights", True)
+        if isinstance(start, str) and start.lower() not in PLAIN_INITS:
+            found["init_lora_weights"] = f'"{start}" changes the base\'s weights when PEFT loads the adapter'
+        return found
+
+    def _layer_counts(self, module: str) -> bool:
+        """`layers_to_transform`: whether the layer number in the module's name is one of them."""
+        wanted = self.config.get("layers_to_transform")
+        if wanted is None or wanted == []:
+            return True
+        patterns = self.config.get("layers_pattern") or []
+        ways = [rf"(?:^|.*?\.){each}\.(\d+)\." for each in ([patterns] if isinstance(patterns, str) else patterns)]
+        found = next((match for way in ways or [r".*?\.[^.]*\.(\d+)\."] if (match := re.match(way, module))), None)
+        return found is not None and int(found.group(1)) in ([wanted] if isinstance(wanted, int) else wanted)
+
+
+def _named(wanted: str | Iterable[str] | None, module: str) -> bool:
+    """A string is a regular expression for the whole name ("all-linear": everything but the head), a list holds endings."""
+    if not wanted:
+        return False
+    if isinstance(wanted, str):
+        if wanted.lower() == "all-linear":
+            return module.split(".")[-1] not in ("lm_head", "embed_tokens", "wte", "wpe")
+        return re.fullmatch(wanted, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in wanted)
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)), default)
+
+
+def _header(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_header(path)
+    except (ValueError, OSError) as error:
+        raise VerificationError(f"{path} is cut off or damaged: {error}.", "Copy the adapter again, or train it again.") from None

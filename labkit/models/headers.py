@@ -1,0 +1,197 @@
+"""What lies in safetensors files, read from their headers alone: names, types, shapes and byte ranges; and whole model folders.
+
+Covers: one file (`read_header`), a folder with its config and index (`Weights`). Does not cover: the numbers themselves, which
+only workers read (`worker`), and hashes (`manifests`). Standard library only.
+Format: 8 bytes length of the header, the header as JSON, then the data that `data_offsets` cut up.
+(https://huggingface.co/docs/safetensors, "Format".) Used by notebook 02 through `manifests`, by notebook 06 through `lora`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from ..common.errors import LabError, VerificationError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+HEADER_LIMIT = 100 * 2**20
+"""Largest safetensors header that the format allows, in bytes."""
+ITEM_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+ITEM_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+"""Types of the format whose items fill whole bytes."""
+NOT_THE_MODEL = ("adapter_model.safetensors", "consolidated.safetensors")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor lies: `dtype` as the format writes it ("BF16"), `offset` (from the start of the file) and `bytes`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.dtype}, {' x '.join(map(str, self.shape))}) in {self.file.name}"
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file by name, in the file's order, after its offsets were held against its length.
+
+    Raises `ValueError` in a few words for a file that is cut off or damaged, `OSError` for one that cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if len(head) < 8 or length > min(HEADER_LIMIT, size - 8):
+            raise ValueError(f"header of {length} bytes in a file of {size}")
+        header = json.loads(stream.read(length))
+    try:
+        header.pop("__metadata__", None)
+        tensors = {name: _tensor(name, row, path, 8 + length) for name, row in header.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the header is not as the format has it: {error!r}") from None
+    end = max((tensor.offset + tensor.bytes for tensor in tensors.values()), default=8 + length)
+    if end != size:
+        raise ValueError(f"tensors end at byte {end} of {size}")
+    return dict(sorted(tensors.items(), key=lambda item: item[1].offset))
+
+
+def _tensor(name: str, row: Mapping[str, Any], path: Path, start: int) -> Tensor:
+    first, last = row["data_offsets"]
+    tensor = Tensor(name, row["dtype"], tuple(row["shape"]), path, start + first, last - first)
+    item = ITEM_BYTES.get(tensor.dtype)
+    if item and math.prod(tensor.shape) * item != tensor.bytes:
+        raise ValueError(f"{name} has {tensor.bytes} bytes, not those of its shape")
+    return tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model folder as its config, its index and the headers of its safetensors files say it is. No number is read."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Self:
+        """Read config.json, the index and every header of `folder`.
+
+        Raises `LabError` for a folder that is no model, `VerificationError` naming the file for a missing shard, a cut-off or
+        damaged file, or an index that does not fit its shards.
+        """
+        folder = Path(folder).expanduser().absolute()
+        config = read_json(folder / "config.json", missing=f"{folder} is no model folder: it has no config.json.")
+        tensors: dict[str, Tensor] = {}
+        for name in _files(folder):
+            tensors |= _header_of(folder / name)
+        weights = cls(folder, config, tensors)
+        weights._hold_against_index()
+        return weights
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors files, by name."""
+        return tuple(sorted({tensor.file for tensor in self.tensors.values()}))
+
+    @property
+    def bytes(self) -> int:
+        """The size of all safetensors files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def tied(self) -> bool:
+        """Whether input embedding and output head are one tensor."""
+        return bool(self.text_config.get("tie_word_embeddings", self.config.get("tie_word_embeddings", False)))
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The language model's part of a config that has several."""
+        part = self.config.get("text_config")
+        return part if isinstance(part, dict) else self.config
+
+    def _hold_against_index(self) -> None:
+        if not (self.folder / INDEX).exists():
+            return
+        named = weight_map(self.folder)
+        astray = [name for name, file in named.items() if name not in self.tensors or self.tensors[name].file.name != file]
+        if astray:
+            cause = f"{len(astray)} tensors are not in the shard that {self.folder / INDEX} names, first {astray[0]}."
+            raise VerificationError(cause, "Download or make this model again.")
+
+
+def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:
+    """A JSON object from `path`. Raises `LabError` that names it: with `missing` where it is not there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LabError(missing or f"{path} does not exist.", "Check the folder's name.") from None
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path} cannot be read: {error}", "Replace it by a whole copy.") from None
+    if not isinstance(content, dict):
+        raise LabError(f"{path} holds no JSON object.", "Replace it by a whole copy.")
+    return content
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name -> file name, from the index. Raises `VerificationError` for an index that cannot be used."""
+    try:
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in named.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VerificationError(f"{folder / INDEX} cannot be read: {error!r}", "Download or make this model again.") from None
+
+
+def _files(folder: Path) -> list[str]:
+    """The names of the files that hold the model; each of them is there."""
+    if (folder / INDEX).exists():
+        names = sorted(set(weight_map(folder).values()))
+    elif (folder / SINGLE).exists():
+        names = [SINGLE]
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in NOT_THE_MODEL)
+        parted = [name for name in names if "-of-" in name]
+        if parted:
+            cause = f"{INDEX} is missing in {folder}, which its {len(parted)} shards need."
+            raise VerificationError(cause, "Download or make this model again.")
+    if not names:
+        raise LabError(f"{folder} holds no safetensors file.", "Only safetensors can be read without running what is in the file.")
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise VerificationError(
+            f"{', '.join(str(folder / name) for name in absent)} is missing; {INDEX} names it.",
+            "Run labkit.download again: it fetches what is missing.",
+        )
+    return names
+
+
+def _header_of(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_header(path)
+    except (ValueError, OSError) as error:
+        raise VerificationError(f"{path} is cut off or damaged: {error}.", "Download or make this file again.") from None

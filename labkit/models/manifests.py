@@ -1,0 +1,268 @@
+"""Whether a model folder is whole: held against the hub's list, and its safetensors read; the proof is a manifest file.
+
+Covers: names, sizes, hashes (in threads), safetensors headers, `model.safetensors.index.json`, `labkit.manifest.json`.
+Does not cover: asking a hub (`listings`), fetching (`downloads`). Used by notebook 02 as `labkit.verify`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from ..common.errors import VerificationError
+from ..common.progress import Progress
+from .headers import INDEX, read_header
+from .profiles import Profile, profiles
+from .profiles import profile as find_profile
+
+NAME = "labkit.manifest.json"
+BLOCK = 8 * 2**20
+UNWATCHED = 256 * 2**20
+"""Bytes that are hashed in less than two seconds, which need no bar."""
+
+
+@dataclass
+class Verification:
+    """What `verify` found. True when all is right; every list names files, relative to `folder`."""
+
+    folder: Path
+    files: int = 0
+    bytes: int = 0
+    tensors: int = 0
+    seconds: float = 0.0
+    hashed: bool = True
+    missing: list[str] = field(default_factory=list)
+    wrong_size: list[str] = field(default_factory=list)
+    wrong_hash: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return not (self.missing or self.wrong_size or self.wrong_hash or self.unreadable)
+
+    @property
+    def wrong(self) -> list[str]:
+        """Files that are there and must be fetched again."""
+        return [*self.wrong_size, *self.wrong_hash]
+
+    def lines(self) -> list[str]:
+        """Four short lines that read the same for every whole model."""
+        hashes = _verdict(self.wrong_hash, "match") if self.hashed else "not read (quick)"
+        return [
+            f"files: {_verdict(self.missing, 'complete', 'missing ')}",
+            f"sizes: {_verdict(self.wrong_size, 'match')}",
+            f"hashes: {hashes}",
+            f"safetensors: {_verdict(self.unreadable, 'readable')}",
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def error(self) -> VerificationError:
+        """The same as an error, for callers that cannot go on."""
+        parts = {"missing": self.missing, "of the wrong size": self.wrong_size, "with wrong bytes": self.wrong_hash, "": self.unreadable}
+        found = "; ".join(f"{what}: {', '.join(names)}" if what else "; ".join(names) for what, names in parts.items() if names)
+        short = "The hub's own list or copy is not whole: try again later, or take another source."
+        fix = short if self.unreadable else "Run labkit.download again: it fetches only what is wrong."
+        return VerificationError(f"{self.folder} is not whole; {found}.", fix)
+
+
+def verify(model: str | Profile | Path = "auto", *, quick: bool = False) -> Verification:
+    """Hold a downloaded model against its manifest, without any network; the result is True when all is right.
+
+    `model` is a profile, its name, or a folder. `quick` compares sizes and times of change instead of hashes (ms instead
+    of about a second per GB). Raises `VerificationError` if there is no manifest: the download never ended.
+    """
+    folder = _folder(model)
+    manifest = read(folder)
+    if manifest is None:
+        cause = f"{folder} has no {NAME}: no download was finished there."
+        raise VerificationError(cause, "Run labkit.download first; it goes on from what is there.")
+    if quick:
+        return _quick(folder, manifest)
+    files = tuple(RemoteFile(row["path"], row["size"], row["digest"]) for row in manifest["files"])
+    return check(folder, Listing(manifest["model"], files), weights=manifest["weights"])
+
+
+def check(folder: Path, listing: Listing, *, weights: bool = True, known: dict[str, str] | None = None) -> Verification:
+    """Hold `folder` against `listing`: names, sizes, hashes, safetensors. `weights`: whether there must be any.
+
+    `known` carries digests from call to call, by path, size and time of change, so that nothing is hashed twice.
+    Shows progress. Leaves every file as it is.
+    """
+    started = time.monotonic()
+    found = Verification(folder, files=len(listing.files), bytes=listing.bytes)
+    there = _by_size(folder, listing, found)
+    digests = _digests(folder, there, {} if known is None else known)
+    found.wrong_hash = [f.path for f in there if f.digest and digests[f.path] != f.digest]
+    if not found.missing and not found.wrong:
+        found.tensors, found.unreadable = read_tensors(folder, required=weights)
+    found.seconds = time.monotonic() - started
+    return found
+
+
+def glance(folder: Path, listing: Listing) -> Verification:
+    """Names and sizes only, in milliseconds; `hashed` is False."""
+    found = Verification(folder, files=len(listing.files), bytes=listing.bytes, hashed=False)
+    _by_size(folder, listing, found)
+    return found
+
+
+def write(folder: Path, listing: Listing, *, profile: str, source: str, weights: bool, known: dict[str, str]) -> Path:
+    """Write the manifest of a folder that `check` has found whole: beside, then renamed, so that it is whole or absent."""
+    rows = []
+    for file in listing.files:
+        state = (folder / file.path).stat()
+        digest = file.digest or known[_key(folder / file.path, "sha256")]
+        rows.append({"path": file.path, "size": file.size, "digest": digest, "mtime_ns": state.st_mtime_ns})
+    content = {"version": 1, "profile": profile, "model": listing.model, "source": source, "weights": weights, "files": rows}
+    draft = folder / f".{NAME}.{os.getpid()}"
+    with draft.open("w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(folder / NAME)
+    return folder / NAME
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The manifest of `folder`, or None where there is none that can be used."""
+    try:
+        content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if content.get("version") == 1 else None
+
+
+def read_tensors(folder: Path, *, required: bool) -> tuple[int, list[str]]:
+    """(number of tensors, what is wrong): every header parses, offsets end with the file, the index names only what is there."""
+    where: dict[str, str] = {}
+    wrong = []
+    for shard in sorted(folder.glob("*.safetensors")):
+        try:
+            where |= dict.fromkeys(read_header(shard), shard.name)
+        except (ValueError, OSError) as error:
+            wrong.append(f"{shard.name}: {error}")
+    if required and not where and not wrong:
+        wrong.append("no *.safetensors file with tensors")
+    return len(where), wrong or _against_index(folder, where)
+
+
+def _against_index(folder: Path, where: dict[str, str]) -> list[str]:
+    if not (folder / INDEX).exists():
+        parted = [name for name in set(where.values()) if "-of-" in name]
+        return [f"{INDEX} is missing, which {len(parted)} shards need"] if parted else []
+    try:
+        named: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError) as error:
+        return [f"{INDEX}: {error}"]
+    absent = sorted({shard for shard in named.values() if not (folder / shard).exists()})
+    if absent:
+        return [f"{shard} is named by {INDEX} and not there" for shard in absent]
+    astray = [tensor for tensor, shard in named.items() if where.get(tensor) != shard]
+    return [f"{len(astray)} tensors are not in the shard that {INDEX} names, first {astray[0]}"] if astray else []
+
+
+def _folder(model: str | Profile | Path) -> Path:
+    if isinstance(model, Path):
+        return model
+    if isinstance(model, Profile):
+        return model.folder()
+    return Path(model) if "/" in model and model not in profiles() else find_profile(model).folder()
+
+
+def _quick(folder: Path, manifest: dict[str, Any]) -> Verification:
+    found = Verification(folder, files=len(manifest["files"]), hashed=False)
+    for row in manifest["files"]:
+        try:
+            state = (folder / row["path"]).stat()
+        except OSError:
+            found.missing.append(row["path"])
+            continue
+        found.bytes += state.st_size
+        if (state.st_size, state.st_mtime_ns) != (row["size"], row["mtime_ns"]):
+            found.wrong_size.append(row["path"])
+    return found
+
+
+def _by_size(folder: Path, listing: Listing, found: Verification) -> list[RemoteFile]:
+    right = []
+    for file in listing.files:
+        path = folder / file.path
+        if not path.is_file():
+            found.missing.append(file.path)
+        elif path.stat().st_size != file.size:
+            found.wrong_size.append(file.path)
+        else:
+            right.append(file)
+    return right
+
+
+def _digests(folder: Path, files: Iterable[RemoteFile], known: dict[str, str]) -> dict[str, str]:
+    """path -> digest of the kind that the hub gave (SHA-256 where it gave none), hashed in threads."""
+    wanted = {file.path: (folder / file.path, file.digest.partition(":")[0] or "sha256") for file in files}
+    todo = [(path, kind) for path, kind in wanted.values() if _key(path, kind) not in known]
+    total = sum(path.stat().st_size for path, _ in todo)
+    if todo:
+        done, lock = [0], Lock()
+        watched: AbstractContextManager[Progress | None] = nullcontext()
+        if total > UNWATCHED:
+            watched = Progress("Verifying", total=total, unit="B")
+        with watched as bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+
+            def read_on(path: Path, kind: str) -> str:
+                digest = _hasher(path, kind)
+                with path.open("rb") as stream:
+                    while block := stream.read(BLOCK):
+                        digest.update(block)
+                        with lock:
+                            done[0] += len(block)
+                            if bar:
+                                bar.update(done[0])
+                return f"{kind}:{digest.hexdigest()}"
+
+            for (path, kind), digest in zip(todo, pool.map(lambda row: read_on(*row), todo), strict=True):
+                known[_key(path, kind)] = digest
+    return {name: known[_key(path, kind)] for name, (path, kind) in wanted.items()}
+
+
+def _hasher(path: Path, kind: str) -> Any:
+    return hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+
+
+def _key(path: Path, kind: str) -> str:
+    state = path.stat()
+    return f"{kind} {path} {state.st_size} {state.st_mtime_ns}"
+
+
+def _verdict(names: list[str], right: str, prefix: str = "wrong: ") -> str:
+    return prefix + ", ".join(names) if names else right
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file: path in the model folder, bytes, and its `digest` as "sha256:..." or "git:..." (blob id), "" if not told."""
+
+    path: str
+    size: int
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All files of one model at one hub."""
+
+    model: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self.files)

@@ -1,0 +1,109 @@
+"""The course models: what each is called on the hubs, its shape, size, licence, and the least GPU it needs.
+
+The data is `profiles.toml`; this module reads it and picks one. Used by every notebook (parameter `profile`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..common.errors import ProfileError
+from ..common.settings import Settings, settings
+
+TABLE = Path(__file__).with_name("profiles.toml")
+BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4, "fp8": 1}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a config.json that decide memory: layer count, widths in elements, heads, vocabulary.
+
+    `tied`: the embedding is also the output head, and is counted once.
+    """
+
+    architecture: str
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool = False
+
+    def kv_bytes_per_token(self, dtype: str = "bfloat16") -> int:
+        """Bytes of KV cache one token takes: 2 (K and V) x layers x KV heads x head size x bytes of `dtype`."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * BYTES_OF_DTYPE[dtype]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One course model. `bytes` is the whole folder on the hub, `context` the native one in tokens."""
+
+    name: str
+    title: str
+    weights: str
+    modelscope: str
+    huggingface: str
+    licence: str
+    bytes: int
+    context: int
+    max_model_len: int
+    dtype: str
+    reasoning_parser: str
+    chat_template: str
+    least_gpu_gib: float
+    shape: Shape
+
+    @property
+    def local(self) -> bool:
+        """Whether this kit makes the folder itself instead of downloading it."""
+        return self.weights != "hub"
+
+    def folder(self, where: Settings | None = None) -> Path:
+        """Where the model lies on this machine."""
+        return (where or settings()).models / self.name
+
+    @property
+    def served_name(self) -> str:
+        """What clients write as `model=`: the last part of the hub's id."""
+        return self.modelscope.split("/")[-1]
+
+
+@cache
+def profiles() -> dict[str, Profile]:
+    """All course models by name, in the order of profiles.toml (smallest GPU first)."""
+    with TABLE.open("rb") as stream:
+        table = tomllib.load(stream)
+    return {name: Profile(name=name, shape=Shape(**row.pop("shape")), **row) for name, row in table.items()}
+
+
+def profile(name: str = "auto", *, gpu_gib: float | None = None) -> Profile:
+    """The course model called `name`; "auto" is LABKIT_PROFILE or else the largest real model that this GPU holds.
+
+    `gpu_gib` overrides the memory found (GiB of the largest GPU, 0 without one). Raises `ProfileError` for a name that
+    is not in profiles.toml.
+    """
+    known = profiles()
+    if name == "auto":
+        name = settings().profile
+    if name == "auto":
+        name = _largest_fitting(known, _gpu_gib() if gpu_gib is None else gpu_gib)
+    if name not in known:
+        raise ProfileError(f"There is no model profile {name!r}.", f"Use one of: auto, {', '.join(known)}.")
+    return known[name]
+
+
+def _largest_fitting(known: dict[str, Profile], gpu_gib: float) -> str:
+    fitting = [p for p in known.values() if p.weights != "dummy" and p.least_gpu_gib <= gpu_gib]
+    return max(fitting, key=lambda p: p.least_gpu_gib).name
+
+
+def _gpu_gib() -> float:
+    from ..machine.gpu import devices
+
+    return max((device.total_bytes / 2**30 for device in devices()), default=0.0)

@@ -1,0 +1,258 @@
+"""One virtual environment per engine, made from a pinned list the first time it is needed.
+
+    python("vllm")     the environment's Python, made first if need be
+    install("vllm")    the same, with the whole answer: list, versions, how long it took
+    present("vllm")    whether it is there already
+
+An environment is made beside (`runtimes/vllm-cpu.partial-<pid>`, movable: uv's --relocatable), inspected, stamped and renamed.
+What has no stamp does not count and is cleared by the next call. One install at a time: the lock is held by uv too, so a killed
+notebook's uv is waited for and never shared with. Packages come from the places in pip's configuration (`pip_settings`).
+
+LABKIT_RUNTIME_<ENGINE>=<python> names an environment that is there already; it is inspected the same way, and again only
+when it changed.
+
+Covers: choosing, making, checking, replacing. Does not cover: starting anything (`server`), the kernel's own .venv (`bootstrap`).
+Used by notebook 01, and by every start of a server.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..common.errors import InstallError, NoSpace
+from ..common.progress import Progress
+from ..common.settings import settings
+from . import pinned
+from .inspection import Inspection, inspect
+from .installer import Lock, make_environment
+from .pinned import PinnedList, Tool
+
+STAMP = "labkit-runtime.json"
+VARIABLE = "LABKIT_RUNTIME_"
+SPARE = 1.1
+"""Room asked for, as a multiple of the environment's size."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """An engine's environment that is whole. `list` is "" for one that was named by LABKIT_RUNTIME_<ENGINE>; seconds to make it."""
+
+    engine: str
+    list: str
+    python: Path
+    versions: Mapping[str, str]
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.versions.get(self.engine, '')} ({self.list or 'your own environment'}): {self.python}"
+
+
+def python(engine: str) -> Path:
+    """The Python of `engine`'s environment; made first if needed (minutes, gigabytes, with progress). See `install` for errors."""
+    return install(engine).python
+
+
+def present(engine: str) -> bool:
+    """Whether `engine`'s environment for this machine is there, without making or inspecting anything."""
+    kind = pinned.tool(engine)
+    own = _own_python(kind)
+    if own:
+        return own.exists()
+    return _made(kind, runtime_list(engine)) is not None
+
+
+def runtime_list(engine: str, driver: str | None = None) -> PinnedList:
+    """The pinned list for this machine, or for one with `driver` ("580.159.04"; "" without a GPU).
+
+    Raises `InstallError` for a driver that is too old for all of them.
+    """
+    return pinned.choose(pinned.tool(engine), _driver() if driver is None else driver)
+
+
+def folder(row: PinnedList) -> Path:
+    """Where the environment of a list lies. One folder per list, so a rented machine started without its GPU loses nothing."""
+    return settings().runtimes / row.list
+
+
+def install(engine: str, list_name: str = "") -> Runtime:
+    """Make `engine`'s environment if it is not there, and say what it is; a second call takes no time.
+
+    `list_name` asks for a certain list instead of the one for this machine: "vllm-cuda13" prepares, in the cheap mode without
+    a GPU, what the GPU will need (its compiled code is then tried only when the GPU is there).
+
+    Raises, before anything is written: `SettingError` (unknown name), `InstallError` (driver too old, system library missing,
+    LABKIT_RUNTIME_<ENGINE> not whole), `NoSpace`. Later: `InstallError` (packages not found, no network, broken packages); an
+    environment that was there stays as it was.
+    """
+    kind = pinned.tool(engine)
+    own = _own_python(kind)
+    if own and not list_name:
+        return _check_own(kind, own)
+    row = pinned.by_name(kind, list_name) if list_name else runtime_list(engine)
+    found = _made(kind, row)
+    if found:
+        return found
+    _require_libraries(row)
+    with Lock(folder(row)) as lock:
+        return _made(kind, row) or _make(kind, row, lock)
+
+
+def _make(kind: Tool, row: PinnedList, lock: Lock) -> Runtime:
+    final, started = folder(row), time.monotonic()
+    _clear_leftovers(final)
+    _require_room(row, final)
+    _require_idle(final)
+    partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
+    title = f"Making the {kind.title} environment ({row.list}, {'' if row.measured else 'about '}{row.bytes / 1e9:.1f} GB)"
+    try:
+        with Progress(title) as bar:
+            bar.line(f"{title} in {final}: {row.why}.")
+            make_environment(partial, row, bar, lock)
+            bar.update(time.monotonic() - started, "checking what was installed")
+            finding = inspect(partial / "bin" / "python", kind, row, pins=row.pins(), driver=_driver())
+            _require_whole(
+                finding, f"The new {kind.title} environment ({row.list})", "Call it again; if it stays, report the list with this text."
+            )
+        made = Runtime(kind.name, row.list, final / "bin" / "python", finding.versions, round(time.monotonic() - started, 1))
+        _write_stamp(partial, row, made, finding)
+        _replace(final, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return made
+
+
+def _made(kind: Tool, row: PinnedList) -> Runtime | None:
+    """The environment of `row` if it is whole and made from the list as it is now."""
+    where = folder(row)
+    try:
+        stamp = json.loads((where / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+    interpreter = where / "bin" / "python"
+    if stamp.get("digest") != row.digest or not interpreter.exists():
+        return None
+    return Runtime(kind.name, row.list, interpreter, stamp["versions"], stamp["seconds"])
+
+
+def _write_stamp(partial: Path, row: PinnedList, made: Runtime, finding: Inspection) -> None:
+    facts = {**asdict(made), "python": finding.python, "digest": row.digest, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
+    (partial / STAMP).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _replace(final: Path, partial: Path) -> None:
+    """Put the new one in place; between the two renames there is none, never a mixed one."""
+    old = final.with_name(f"{final.name}.partial-old-{os.getpid()}")
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_leftovers(final: Path) -> None:
+    """Whatever is unfinished belongs to a dead install: the lock says that nobody else is at it."""
+    for leftover in final.parent.glob(f"{final.name}.partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _require_idle(final: Path) -> None:
+    """An environment is not replaced under a running engine: it loads modules as it goes."""
+    import psutil
+
+    if not final.exists():
+        return
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if any(word.startswith(f"{final}/") for word in process.info["cmdline"] or []):
+            raise InstallError(
+                f"The environment {final} must be made again (its pinned list changed), but process {process.pid} is running from it.",
+                "Stop the server first: ./lab down",
+            )
+
+
+def _require_libraries(row: PinnedList) -> None:
+    for library, package in row.libraries.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            raise InstallError(
+                f"The system library {library} is missing; the engine's compiled code needs it.",
+                f"apt-get install -y {package}   (as root)",
+            ) from None
+
+
+def _require_room(row: PinnedList, final: Path) -> None:
+    """Wheels are unpacked in uv's cache and linked from there: one copy if both are on one disk, else one on each."""
+    cache = Path(os.environ.get("UV_CACHE_DIR") or settings().caches / "uv")
+    for where in {_existing(final).stat().st_dev: final, _existing(cache).stat().st_dev: cache}.values():
+        free, need = shutil.disk_usage(_existing(where)).free, int(row.bytes * SPARE)
+        if free < need:
+            raise NoSpace(
+                f"The disk of {where} has {free / 1e9:.1f} GB free; {row.list} needs {need / 1e9:.1f} GB.",
+                "Make room there, or set LABKIT_HOME to a folder on a larger disk.",
+            )
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def _own_python(kind: Tool) -> Path | None:
+    value = os.environ.get(VARIABLE + kind.name.upper())
+    return Path(value).expanduser().absolute() if value else None
+
+
+def _check_own(kind: Tool, own: Path) -> Runtime:
+    """The environment that the user named, if it is whole. A good answer is kept until its Python or its packages change."""
+    variable, driver = VARIABLE + kind.name.upper(), _driver()
+    note = settings().state / "runtimes" / f"{kind.name}-own.json"
+    if not own.exists():
+        raise InstallError(
+            f"{variable} names {own}, which does not exist.", f"Set it to the Python inside your environment, or: unset {variable}"
+        )
+    kept = _kept(note, own, driver)
+    if kept is not None:
+        return Runtime(kind.name, "", own, kept)
+    finding = inspect(own, kind, pinned.choose(kind, driver), pins={}, driver=driver)
+    _require_whole(finding, f"{variable}={own}", f"Install what is missing there, or let labkit make its own: unset {variable}")
+    _keep(note, own, driver, finding)
+    return Runtime(kind.name, "", own, finding.versions)
+
+
+def _kept(note: Path, own: Path, driver: str) -> dict[str, str] | None:
+    try:
+        answer = json.loads(note.read_text())
+        if [answer["python"], answer["driver"]] != [str(own), driver] or answer["seen"] != _changes(answer["seen"]):
+            return None
+        return dict(answer["versions"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _keep(note: Path, own: Path, driver: str, finding: Inspection) -> None:
+    answer = {"python": str(own), "driver": driver, "seen": _changes(finding.paths), "versions": dict(finding.versions)}
+    note.parent.mkdir(parents=True, exist_ok=True)
+    draft = note.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(answer))
+    draft.replace(note)
+
+
+def _changes(paths: Mapping[str, int] | tuple[str, ...]) -> dict[str, int]:
+    """Path -> time of its last change in ns; a package added or removed changes its site-packages folder."""
+    return {path: Path(path).stat().st_mtime_ns for path in paths}
+
+
+def _require_whole(finding: Inspection, what: str, fix: str) -> None:
+    if finding.problems:
+        raise InstallError(f"{what} is not whole: {'; '.join(finding.problems)}.", fix)
+
+
+def _driver() -> str:
+    from ..machine.gpu import devices
+
+    return next((device.driver for device in devices()), "")

@@ -1,0 +1,129 @@
+"""Which pinned list an engine gets on which machine: reads runtimes/engines.toml and the lists beside it.
+
+Covers: the lists, what each needs of the machine, the choice by driver. Does not cover: making an environment (`runtimes`).
+The folder lies at the top of the clone, where `git diff` shows a changed pin; labkit is installed editable and finds it there.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import InstallError, SettingError
+
+LISTS = Path(__file__).resolve().parents[2] / "runtimes"
+
+
+@dataclass(frozen=True)
+class PinnedList:
+    """One list of exact versions and what it needs; the fields are explained in runtimes/engines.toml. Sizes in bytes."""
+
+    list: str
+    least_driver: int
+    bytes: int
+    measured: bool
+    cuda: str
+    extensions: tuple[str, ...]
+    why: str
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    supply: Mapping[str, str] = field(default_factory=dict)
+    overlay: str = ""
+    fallback: str = ""
+    folder: Path = LISTS
+
+    @property
+    def file(self) -> Path:
+        """The list itself."""
+        return self.folder / f"{self.list}.txt"
+
+    @property
+    def digest(self) -> str:
+        """Changes when an environment made from the list is out of date."""
+        overlaid = {str(path): source.read_text() for path, source in self.overlaid().items()}
+        return sha256(f"{self.pins()} {dict(self.supply)}{overlaid or ''}".encode()).hexdigest()[:16]
+
+    def overlaid(self) -> dict[Path, Path]:
+        """Path below site-packages -> the file that takes its place there."""
+        top = self.folder / self.overlay
+        return {path.relative_to(top): path for path in sorted(top.rglob("*.py"))} if self.overlay else {}
+
+    def pins(self) -> dict[str, str]:
+        """Package name -> version, as written in the list."""
+        lines = (line.partition("#")[0].strip() for line in self.file.read_text().splitlines())
+        return dict(line.split("==", 1) for line in lines if line)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One engine's row: how it is recognised in an environment, and its lists, best first."""
+
+    name: str
+    title: str
+    package: str
+    module: str
+    distribution: str
+    needs: tuple[str, ...]
+    lists: tuple[PinnedList, ...]
+
+
+def tools() -> dict[str, Tool]:
+    """All engines that this kit can make an environment for. Raises `InstallError` where the lists are not there."""
+    return _read(LISTS)
+
+
+@cache
+def _read(folder: Path) -> dict[str, Tool]:
+    table = folder / "engines.toml"
+    if not table.is_file():
+        raise InstallError(f"The pinned lists are missing: {table}.", "Install labkit from its clone: ./lab does it (or pip install -e .).")
+    with table.open("rb") as stream:
+        rows = tomllib.load(stream)
+    return {name: _engine(name, row, folder) for name, row in rows.items()}
+
+
+def tool(name: str) -> Tool:
+    """The row called `name` ("vllm"). Raises `SettingError` for an unknown one."""
+    known = tools()
+    if name not in known:
+        raise SettingError(f"There is no engine {name!r}.", f"Use one of: {', '.join(known)}.")
+    return known[name]
+
+
+def choose(kind: Tool, driver: str) -> PinnedList:
+    """The list for a machine with NVIDIA driver `driver` ("580.159.04"; "" for a machine without a GPU).
+
+    Raises `InstallError` for a driver that no list suits.
+    """
+    have = major(driver)
+    for row in kind.lists:
+        if row.least_driver < 0 or row.least_driver == 0 and not driver or 0 < row.least_driver <= have:
+            return row
+    oldest = min((row.least_driver for row in kind.lists if row.least_driver), default=0)
+    raise InstallError(
+        f"NVIDIA driver {driver} is too old for every {kind.title} list; the oldest one that suits is {oldest}.",
+        "A rented machine's driver cannot be changed from inside: rent one with a newer driver (580 or newer is best).",
+    )
+
+
+def by_name(kind: Tool, name: str) -> PinnedList:
+    """The list called `name`. Raises `SettingError` for an unknown one."""
+    for row in kind.lists:
+        if row.list == name:
+            return row
+    raise SettingError(f"{kind.title} has no pinned list {name!r}.", f"Use one of: {', '.join(row.list for row in kind.lists)}.")
+
+
+def major(driver: str) -> int:
+    """580 for "580.159.04", 0 for "" or anything else that is no driver version."""
+    head = driver.partition(".")[0]
+    return int(head) if head.isdigit() else 0
+
+
+def _engine(name: str, row: dict[str, Any], folder: Path) -> Tool:
+    lists = tuple(PinnedList(**{**item, "extensions": tuple(item["extensions"])}, folder=folder) for item in row.pop("lists"))
+    return Tool(name=name, lists=lists, needs=tuple(row.pop("needs")), **row)

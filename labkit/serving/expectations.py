@@ -1,0 +1,39 @@
+"""How long each stage of a start should take: as long as the last start of the same engine and model on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..common.settings import Settings, settings
+from ..engines.engine import Engine
+from . import supervisor
+from .registry import Record
+
+
+def expected_seconds(engine: Engine, record: Record) -> list[float]:
+    """Seconds of each stage: of the last start of this engine and model here, else the measured ones of its data."""
+    history = _history().get(_history_key(record), {})
+    gpu = record.device == "gpu"
+    return [history.get(stage.name, 0.0 if history else (stage.gpu_seconds if gpu else stage.cpu_seconds)) for stage in engine.stages]
+
+
+def remember(engine: Engine, record: Record) -> None:
+    supervisor.write_json(history_file(), _history() | {_history_key(record): dict(record.stages)})
+
+
+def _history() -> dict[str, dict[str, float]]:
+    try:
+        content: dict[str, dict[str, float]] = json.loads(history_file().read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return content
+
+
+def _history_key(record: Record) -> str:
+    return f"{record.engine} {record.model} {record.device}"
+
+
+def history_file(where: Settings | None = None) -> Path:
+    """Seconds per stage of the last start of each engine and model on this machine."""
+    return (where or settings()).state / "stages.json"

@@ -1,0 +1,120 @@
+"""Starts the processes of a server under its two guards, after everything that can be refused has been looked at.
+
+Covers: the lock of a name, a busy port, memory that did not come back, the pipe that ties a server to this process. Does not cover:
+when it is ready (`starting`), its end (`server`), what the guards do (`supervisor`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from ..common.errors import LabError
+from ..engines.engine import Engine
+from ..machine import gpu, ports
+from . import held_memory, registry, supervisor
+from .registry import Record, ServerFolder
+
+LOGS_KEPT = 10
+
+_lifelines: dict[Path, int] = {}
+"""Server folder -> our end of its pipe. It closes with this process, however this process ends."""
+
+
+def launch(engine: Engine, record: Record, environment: dict[str, str]) -> ServerFolder:
+    """Start the processes of `record` under the guards and return at once; `Server.wait` waits for ready.
+
+    `environment` is added to this process's own, and carries the key: it reaches the engine and no file. Raises, before
+    any process starts: `LabError` if one of that name runs, `PortInUse`, `MemoryHeld`.
+    """
+    entry = ServerFolder(record.name)
+    with locked(entry):
+        _require_ended(entry)
+        ports.require_free(record.port, engine.port_variable)
+        if record.device == "gpu":  # Open-WebUI holds none: what an engine takes meanwhile is not its own
+            held_memory.require_returned()
+            record.baseline = gpu.memory_used()
+        entry.forget()
+        record.created_at = time.time()
+        _drop_old_logs(Path(record.out).parent)
+        spec = supervisor.Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds)
+        record.watcher = _launch(entry, spec, record.owner, {**os.environ, **environment})
+        record.watcher_started = registry.start_ticks(record.watcher)
+        entry.save(record)
+    return entry
+
+
+def _require_ended(entry: ServerFolder) -> None:
+    status = entry.status()
+    if status.state == "stray":
+        raise LabError(f"Processes of an earlier {entry.name} are left: {status.note}.", f"./lab down {entry.name} ends them.")
+    if status.alive:
+        raise LabError(
+            f"{entry.name} is already {status.state}, with other flags or another model.",
+            f'labkit.attach("{entry.name}") uses it as it is; stop it first to change it: ./lab down {entry.name}.',
+        )
+
+
+def _launch(entry: ServerFolder, spec: supervisor.Spec, owner: str, environment: dict[str, str]) -> int:
+    """Start the watcher, in a session of its own; with owner "kernel" it gets one end of a pipe to this process."""
+    path = entry.folder / "spec.json"
+    supervisor.write_json(path, asdict(spec))
+    arguments = [sys.executable, "-I", supervisor.__file__, str(path)]
+    read_end = write_end = -1
+    if owner == "kernel":
+        read_end, write_end = os.pipe()
+        arguments.append(str(read_end))
+    with open(entry.folder / "guards.log", "ab") as log:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            pass_fds=[read_end] if read_end >= 0 else [],
+        )
+    if read_end >= 0:
+        os.close(read_end)
+        let_go(entry)
+        _lifelines[entry.folder] = write_end
+    _children.append(process)
+    return process.pid
+
+
+_children: list[subprocess.Popen[bytes]] = []
+"""Watchers started here; kept so that Python reaps them when it starts the next process."""
+
+
+def let_go(entry: ServerFolder) -> None:
+    if entry.folder in _lifelines:
+        os.close(_lifelines.pop(entry.folder))
+    for child in _children:
+        child.poll()
+
+
+def _drop_old_logs(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(folder.glob("*.log"))[: -2 * LOGS_KEPT]:
+        old.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(entry: ServerFolder) -> Iterator[None]:
+    """One start of a name at a time, over all processes."""
+    entry.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(entry.folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def signal_process(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

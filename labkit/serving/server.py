@@ -1,0 +1,284 @@
+"""A server: start it, watch its stages, know when it is ready, read its logs, stop it and see the memory come back.
+
+The contract (docs/architecture.md): the port is tested first; the processes run under `supervisor`; a process that exits
+is reported at once with the line that matters; ready means that /health is 200 and that one token came back from this very
+process; stop returns when the process tree is gone and the device's memory is back.
+
+Covers: one server of any engine. Does not cover: which command that is (`engines`).
+Used by notebooks 03, 04 and 05.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..chat import http, served
+from ..chat.served import Served, ServedAdapters
+from ..common import logs
+from ..common.errors import NotRunning, StartFailed
+from ..common.progress import Progress
+from ..engines import ENGINES
+from ..engines.engine import Engine
+from ..machine import gpu
+from . import held_memory, hot_adapters
+from .launching import launch, let_go, signal_process
+from .registry import Record, ServerFolder, entries
+from .starting import POLL_SECONDS, Start
+
+if TYPE_CHECKING:
+    import psutil
+
+
+START_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class StopReport:
+    """How a stop went. Memory is bytes: of all GPUs, or without one the resident memory of the server's processes."""
+
+    seconds: float
+    exit_code: int | None
+    signal: str
+    processes_left: int
+    memory_before: int
+    memory_after: int
+    baseline: int
+    returned: bool
+
+    def __str__(self) -> str:
+        gib = 2**30
+        memory_text = f"memory {self.memory_before / gib:.1f} -> {self.memory_after / gib:.1f} GiB"
+        verdict = "returned" if self.returned else f"NOT returned (it was {self.baseline / gib:.1f} GiB before the start)"
+        return f"stopped in {self.seconds:.1f} s by {self.signal}, {self.processes_left} processes left, {memory_text}: {verdict}"
+
+
+class Server:
+    """A started server. It may be starting, ready or gone: `state` asks, `wait` waits, `stop` ends it."""
+
+    def __init__(self, engine: Engine, entry: ServerFolder) -> None:
+        record = entry.record
+        if record is None:
+            raise NotRunning(f"No server {entry.name!r} was started here.", f"./lab up {entry.name}, or labkit.serve({entry.name!r}).")
+        self.engine, self._entry, self._record = engine, entry, record
+
+    def __repr__(self) -> str:
+        return f"<{self.engine.title} {self.model!r} at {self.url}: {self.state}>"
+
+    @property
+    def name(self) -> str:
+        """The name it runs under: `./lab logs NAME`, `labkit.attach(NAME)`."""
+        return self._record.name
+
+    @property
+    def url(self) -> str:
+        """http://127.0.0.1:PORT"""
+        return f"http://127.0.0.1:{self._record.port}"
+
+    @property
+    def api(self) -> str:
+        """The OpenAI-compatible root, what clients call base_url."""
+        return f"{self.url}/v1"
+
+    @property
+    def port(self) -> int:
+        return self._record.port
+
+    @property
+    def model(self) -> str:
+        """What clients write as `model=`."""
+        return self._record.model
+
+    @property
+    def source(self) -> str:
+        """The folder or hub id that is served."""
+        return self._record.source
+
+    @property
+    def device(self) -> str:
+        """ "gpu" or "cpu"."""
+        return self._record.device
+
+    @property
+    def key_file(self) -> Path:
+        """The 0600 file that holds the key."""
+        return Path(self._record.key_file)
+
+    @property
+    def key(self) -> str:
+        """The API key. Do not print it: cell outputs are saved."""
+        return self.key_file.read_text().strip()
+
+    @property
+    def command(self) -> list[str]:
+        """The argument list that runs."""
+        return self._record.command
+
+    @property
+    def shown(self) -> str:
+        """The same as a line for a terminal, with the environment that matters; the key is read from its file."""
+        return self._record.shown
+
+    @property
+    def log(self) -> Path:
+        """Standard output."""
+        return Path(self._record.out)
+
+    @property
+    def errors(self) -> Path:
+        """Standard error."""
+        return Path(self._record.err)
+
+    @property
+    def pid(self) -> int:
+        """The engine's first process; 0 before there is one."""
+        return self._entry.engine_pid
+
+    @property
+    def state(self) -> str:
+        """ "starting", "ready", "stopping", "stray" or "ended", from the process table."""
+        return self._entry.status().state
+
+    @property
+    def alive(self) -> bool:
+        return self._entry.status().alive
+
+    @property
+    def memory_baseline(self) -> list[int]:
+        """Bytes in use on each GPU before the start, [] without one."""
+        return list(self._record.baseline)
+
+    @property
+    def stages(self) -> list[tuple[str, float]]:
+        """(stage, seconds) of this start, in order; complete once ready."""
+        return self._record.stages
+
+    @property
+    def ready_seconds(self) -> float:
+        """From start to ready; 0 before that."""
+        return max(0.0, self._record.ready_at - self._record.created_at)
+
+    @cached_property
+    def kv_cache_tokens(self) -> int | None:
+        """Tokens that fit in the KV cache, as the engine's log says; None if it does not."""
+        return self.engine.kv_cache_tokens(self.log.read_text(errors="replace"))
+
+    def processes(self) -> list[psutil.Process]:
+        """The live processes of the engine."""
+        import psutil
+
+        found = []
+        for pid in self._entry.processes():
+            try:
+                found.append(psutil.Process(pid))
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def logs(self, lines: int = 20, *, errors: bool = False) -> str:
+        """The last lines of the standard log, or of the error log."""
+        return logs.tail(self.errors if errors else self.log, lines)
+
+    def adapters(self) -> ServedAdapters:
+        """The LoRA adapters that it has now, with what clients write as model= for each (`chat.served`)."""
+        return served.list_adapters(self)
+
+    def load_adapter(self, name: str, folder: str | Path, *, check: bool = True) -> Served:
+        """Load one more while it runs; it must have been started with hot_adapters=True (`hot_adapters.load`)."""
+        return hot_adapters.load(self, name, folder, check=check)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take one away while it runs (`hot_adapters.unload`)."""
+        hot_adapters.unload(self, name)
+
+    def answers(self) -> bool:
+        """Whether /health says 200 now; five seconds at most."""
+        return http.healthy(self)
+
+    def wait(self, timeout: float = START_SECONDS) -> Server:
+        """Return when ready. Shows stage, elapsed and expected time meanwhile.
+
+        Raises `StartFailed` as soon as the process exits, with the log line that matters, and after `timeout` seconds;
+        then the server is stopped. An interrupt leaves it starting: run the cell again to go on waiting.
+        """
+        if self.state == "ready":
+            return self
+        try:
+            Start(self, self._entry, self._record).wait(timeout)
+        except StartFailed:
+            if self.alive:
+                self.stop()
+            raise
+        return self
+
+    def stop(self) -> StopReport:
+        """End it. Returns when its processes are gone and the memory is back, or says that it is not.
+
+        A server that is already gone is reported as such; nothing is raised. What does not come back is remembered,
+        and the next start refuses until it has.
+        """
+        before, started = self._memory(), time.monotonic()
+        with Progress(f"Stopping {self.engine.title}", unit="s") as bar:
+            self._end_processes(bar, started)
+            back = self.device != "gpu" or held_memory.wait_returned(
+                self._record.baseline, lambda s: bar.update(time.monotonic() - started, "waiting for GPU memory")
+            )
+        let_go(self._entry)
+        ended, left = self._entry.exit, len(self._entry.processes())
+        return StopReport(
+            seconds=round(time.monotonic() - started, 2),
+            exit_code=ended.code if ended else None,
+            signal="SIGKILL" if ended is None or ended.killed else "SIGTERM",
+            processes_left=left,
+            memory_before=before,
+            memory_after=self._memory(),
+            baseline=sum(self._record.baseline),
+            returned=back and not left,
+        )
+
+    def _end_processes(self, bar: Progress, started: float) -> None:
+        guards = self._entry.guards()
+        for guard in guards:
+            signal_process(guard, signal.SIGTERM)
+        while self._entry.guards():
+            bar.update(time.monotonic() - started, "waiting for its processes")
+            time.sleep(POLL_SECONDS / 4)
+        for pid in self._entry.processes():  # strays of guards that were killed
+            signal_process(pid, signal.SIGKILL)
+        while self._entry.processes():
+            bar.update(time.monotonic() - started, "killing what is left")
+            time.sleep(POLL_SECONDS / 4)
+
+    def _memory(self) -> int:
+        if self.device == "gpu":
+            return sum(gpu.memory_used())
+        return sum(process.memory_info().rss for process in self.processes() if process.is_running())
+
+
+def start(engine: Engine, record: Record, environment: dict[str, str]) -> Server:
+    """`launch`, as a server: returns at once, `Server.wait` waits for ready. Raises what `launch` raises."""
+    return Server(engine, launch(engine, record, environment))
+
+
+def attach(name: str) -> Server:
+    """The running server `name` ("vllm"), started by whichever notebook or terminal. Raises `NotRunning` if there is none."""
+    entry = ServerFolder(name)
+    record = entry.record
+    if record is None or not entry.status().alive:
+        raise NotRunning(f"No server {name!r} runs here ({entry.status().note}).", f"./lab up {name}, or labkit.serve({name!r}).")
+    return Server(ENGINES[record.engine], entry)
+
+
+def running() -> list[Server]:
+    """All servers of this kit that have live processes."""
+    found = [(entry, entry.record) for entry in entries()]
+    return [Server(ENGINES[record.engine], entry) for entry, record in found if record and entry.status().alive]
+
+
+def shutdown() -> list[StopReport]:
+    """Stop every running server of this kit; each report says what came back."""
+    return [server.stop() for server in running()]

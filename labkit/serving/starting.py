@@ -1,0 +1,147 @@
+"""Watches one server come up: stages from the engine's own log, an exit reported at once, ready proved by one token.
+
+Ready means that /health is 200, that the port belongs to one of our processes, and that one token came back. Raises; stopping what
+did not come up is the caller's.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..chat import http
+from ..common import logs
+from ..common.errors import NotRunning, StartFailed
+from ..common.progress import Progress
+from ..machine import ports
+from .expectations import expected_seconds, remember
+from .launching import let_go
+
+if TYPE_CHECKING:
+    from ..engines.endpoint import Endpoint
+    from .registry import Record, ServerFolder
+    from .supervisor import Exit
+
+POLL_SECONDS = 0.2
+
+PROBE_SECONDS = 180.0
+"""The first token may compile kernels."""
+
+JOINED_LATE_SECONDS = 5.0
+"""Whoever begins to watch later than this saw no true stage times: they are not kept as the expectation."""
+
+
+class Start:
+    """Watching one server come up."""
+
+    def __init__(self, server: Endpoint, folder: ServerFolder, record: Record) -> None:
+        self.server, self.folder, self.record, self.engine = server, folder, record, server.engine
+        self.follower = logs.Follower([Path(record.out), Path(record.err)])
+        self.text = ""
+        self.stage, self.stage_began = 0, record.created_at
+        self.from_the_start = time.time() - record.created_at < JOINED_LATE_SECONDS
+        self.expected = expected_seconds(self.engine, record)
+        record.stages = []
+
+    def wait(self, timeout: float) -> None:
+        """Return when the server is ready. Raises `StartFailed`; its processes, if it has any left, are the caller's to end."""
+        total = sum(self.expected)
+        with Progress(f"{self.engine.title} is starting", total=total, unit="s") as bar:
+            while True:
+                self._read(bar)
+                if self.server.answers():
+                    break
+                self._require_alive()
+                elapsed = time.time() - self.record.created_at
+                if elapsed > timeout:
+                    self._give_up(timeout)
+                bar.update(elapsed, self.engine.stages[self.stage].name)
+                time.sleep(POLL_SECONDS)
+            bar.update(time.time() - self.record.created_at, "asking for one token" if self.engine.probe else "")
+            self._require_answer()
+            self._finish(bar)
+
+    def _read(self, bar: Progress) -> None:
+        new = self.follower.new()
+        self.text += new
+        stage = self.engine.stage_at(new, self.stage) if new else self.stage
+        if stage != self.stage:
+            self._close_stage(bar)
+            self.stage = stage
+
+    def _close_stage(self, bar: Progress) -> None:
+        now = time.time()
+        name, seconds = self.engine.stages[self.stage].name, round(now - self.stage_began, 1)
+        self.record.stages.append((name, seconds))
+        self.stage_began = now
+        bar.line(f"{seconds:7.1f} s  {name}")
+
+    def _require_alive(self) -> None:
+        status = self.folder.status()
+        if status.state in ("starting", "ready"):
+            return
+        while self.folder.guards():
+            time.sleep(POLL_SECONDS / 4)
+        self.text += self.follower.new()
+        ended = self.folder.exit
+        let_go(self.folder)
+        raise failure(self.server, Path(self.record.err), self.text, ended)
+
+    def _require_answer(self) -> None:
+        """One token from one of our own processes: another server on the port cannot pass for ours."""
+        pids = self.folder.processes()
+        if not ports.listens(self.record.port, pids):
+            other = ports.listener(self.record.port)
+            raise StartFailed(
+                f"Port {self.record.port} answers, but not from our processes: {other}.", "Stop that process, then start again."
+            )
+        if self.engine.probe:
+            self._ask_one_token()
+
+    def _ask_one_token(self) -> None:
+        body = {"model": self.server.model, "prompt": "1 + 1 =", "max_tokens": 1, "temperature": 0}
+        try:
+            status, content = http.ask(self.server, "POST", self.engine.probe, body, seconds=PROBE_SECONDS)
+        except NotRunning as error:
+            status, content = 0, error.cause
+        if status == 200 and isinstance(content, dict) and content.get("choices"):
+            return
+        self._require_alive()
+        detail = http.error_message(content)[:300]
+        raise StartFailed(
+            f"{self.engine.title} is up, but one token did not come back: {detail}", "Read the log.", log=str(self.server.log)
+        )
+
+    def _give_up(self, timeout: float) -> None:
+        stage = self.engine.stages[self.stage].name
+        raise StartFailed(
+            f"{self.engine.title} was not ready after {timeout:.0f} s; it was at: {stage}. It has been stopped.",
+            "Look at the log; on a slow machine give more time: serve(..., timeout=3600).",
+            log=str(self.server.log),
+        )
+
+    def _finish(self, bar: Progress) -> None:
+        self._close_stage(bar)
+        self.record.ready_at = time.time()
+        self.folder.save(self.record)
+        if self.from_the_start:
+            remember(self.engine, self.record)
+        bar.line(f"{self.record.ready_at - self.record.created_at:7.1f} s  in all: {self.engine.title} is ready at {self.server.url}")
+
+
+def failure(server: Endpoint, errors: Path, text: str, ended: Exit | None) -> StartFailed:
+    """The exit as an error: what the log says, what it means, what to do."""
+    verdict = logs.explain(text, server.engine.explanations)
+    code = ended.code if ended else None
+    log = str(errors if verdict.line in errors.read_text(errors="replace") else server.log)
+    if ended and ended.reason == "not started":
+        return StartFailed(f"{server.command[0]} could not be run: {ended.error}", "Make the environment again: ./lab doctor.")
+    if verdict.cause:
+        return StartFailed(verdict.cause, verdict.fix, line=verdict.line, log=log)
+    if code in (-9, 137) or ended is None:
+        cause = f"{server.engine.title} was killed while starting (SIGKILL)."
+        return StartFailed(cause, "If nobody did, the machine ran out of memory: dmesg | tail, free -g.", line=verdict.line, log=log)
+    how = ended.reason if ended.reason != "exited" else f"exited with code {code}"
+    fix = "Read the log from the first ERROR on; the last lines often only say that something failed above."
+    return StartFailed(f"{server.engine.title} {how} while starting.", fix, line=verdict.line, log=log)

@@ -1,0 +1,175 @@
+"""A comparison's verdict and words, from numbers; what is refused before a worker starts. No torch here."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.common.errors import LabError, SettingError
+from labkit.evaluation import incidents, scores
+from labkit.lora import comparing
+from labkit.lora.proof import Forced, Kind, Proof
+from labkit.models import course_model
+from labkit.models.profiles import profile
+from labkit.workers import launch
+
+CONVERSATION = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
+
+
+def forced(agreement: float = 1.0, **other: Any) -> Forced:
+    numbers: dict[str, Any] = {
+        "tokens": 1000,
+        "agreement": agreement,
+        "largest": 0.5,
+        "mean": 0.04,
+        "divergence": 0.001,
+        "edges": (0.01, 0.1, 1.0),
+        "counts": (5, 900, 95, 0),
+        "widest_margin": 0.06,
+        "apart": ({"given": "a", "first": "a", "second": "b", "margin": 0.06},) if agreement < 1 else (),
+    }
+    return Forced(**{**numbers, **other})
+
+
+def comparison(**other: Any) -> Proof:
+    parts: dict[str, Any] = {
+        "base": Path("base"),
+        "adapter": Path("adapter"),
+        "merged": Path("merged"),
+        "dtype": "bfloat16",
+        "device": "cpu (2 threads)",
+        "weights": (
+            Kind("q_proj", 2, 2, 1000, 900, 0.02, 0.5),
+            Kind("v_proj", 2, 1, 1000, 300, 0.01, 0.49),
+            Kind("norm", 3, 0, 400, 0, 0.0, None),
+        ),
+        "astray": (),
+        "forced": forced(),
+        "exact": forced(largest=0.02, mean=0.003),
+        "base_agreement": 0.4,
+        "scores": (),
+        "seconds": 9.0,
+    }
+    return Proof(**{**parts, **other})
+
+
+def test_a_sound_merge_holds_and_says_so_in_the_same_words_for_every_model() -> None:
+    assert comparison()
+    assert comparison().lines() == ["weights: within one rounding", "same first token: at least 99%", "merge: holds"]
+    assert comparison(exact=None, forced=forced(0.993)).lines() == comparison().lines()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"forced": forced(0.95), "exact": None}, "agrees at 95.00% of the positions only"),
+        ({"exact": forced(0.98)}, "agrees at 98.00% of the positions only"),
+        ({"astray": ("model.norm.weight",)}, "1 tensors differ .* model.norm.weight"),
+        ({"weights": (Kind("q_proj", 2, 2, 1000, 900, 0.02, 37.0),)}, "37.0 units in the last place"),
+    ],
+)
+def test_a_merge_that_did_harm_is_false_and_says_where(change: dict[str, Any], said: str) -> None:
+    harmed = comparison(**change)
+    assert not harmed
+    assert re.search(said, harmed.lines()[-1])
+
+
+def test_near_ties_of_the_models_own_type_are_told_and_are_no_fault_of_the_merge() -> None:
+    unsure = comparison(forced=forced(0.95), exact=forced(1.0))
+    assert unsure and unsure.lines()[1] == "same first token: 95.00% (100.00% in fp32 arithmetic)"
+
+
+def test_one_unit_is_borne_but_not_called_one_rounding() -> None:
+    one_off = comparison(weights=(Kind("q_proj", 2, 2, 1000, 900, 0.02, 1.0),))
+    assert one_off and one_off.lines()[0] == "weights: within one unit"
+
+
+def test_without_an_exact_sum_the_rounding_is_left_open() -> None:
+    dora = comparison(weights=(Kind("q_proj", 2, 2, 1000, 900, 0.02, None),))
+    assert dora and dora.ulps is None and "not held against" in dora.lines()[0]
+    assert "units in the last place" not in dora.explanation()
+
+
+def test_shares_are_of_all_weights() -> None:
+    assert comparison().share_changed == 1200 / 2400
+    assert comparison().ulps == 0.5
+
+
+def test_the_explanation_names_both_ways_of_rounding_and_its_numbers() -> None:
+    words = comparison(forced=forced(0.995)).explanation()
+    for part in (
+        "in every forward pass",
+        "rounded to bfloat16 once",
+        "99.50%",
+        "base alone: 40.00%",
+        "at most 0.06 apart",
+        "In fp32 arithmetic",
+    ):
+        assert part in words
+    assert "near ties" not in comparison().explanation()
+    assert "In fp32 arithmetic" not in comparison(exact=None).explanation()
+
+
+def test_it_shows_itself() -> None:
+    shown = comparison()
+    assert str(shown).splitlines()[1].split() == ["q_proj", "2", "of", "2", "90.0%", "0.02", "0.500"]
+    assert "0 of 3" in str(shown)
+    assert "50.0% of all weights" in shown._repr_html_()
+    assert shown.figure().png.startswith(b"\x89PNG") and "merge: holds" in shown.figure().words
+
+
+def test_the_tasks_scores_stand_beside_the_weights() -> None:
+    asked = incidents.load("validation", 2)
+    right = [scores.OfflineReply(one.first_reply(), one.second_reply()) for one in asked]
+    rated = tuple(scores.from_replies(f"{way}, temperature 0", asked, right) for way in ("injected", "merged"))
+    shown = comparison(scores=rated)
+    assert "injected, temperature 0" in str(shown) and "100.0%" in str(shown)
+    assert "JSON compliance" in shown._repr_html_()
+    assert len(shown.figure().png) > len(comparison().figure().png)
+
+
+def test_numbers_of_the_worker_are_read_back() -> None:
+    one = forced(0.99)
+    content = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(one).items()}
+    assert Forced.from_json(content) == one
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return course_model.make(profile("tiny"), tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    header = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "run", lambda *words, **options: pytest.fail("a worker was started"))
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_starts(base: Path, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="nowhere is not there"):
+        comparing.compare(base, adapter, tmp_path / "nowhere", [CONVERSATION])
+    with pytest.raises(SettingError, match="is an adapter, not a model"):
+        comparing.compare(base, adapter, adapter, [CONVERSATION])
+    with pytest.raises(LabError, match="it has no adapter_config.json"):
+        comparing.compare(base, base, base, [CONVERSATION])
+    with pytest.raises(SettingError, match="has a reply to compare"):
+        comparing.compare(base, adapter, base, [CONVERSATION[:1]])
+    with pytest.raises(SettingError, match="temperatures"):
+        comparing.compare(base, adapter, base, [CONVERSATION], temperatures=(-1,))
+
+
+def test_a_truncated_adapter_is_named(base: Path, adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(LabError, match="adapter_model.safetensors is cut off"):
+        comparing.compare(base, adapter, base, [CONVERSATION])

@@ -1,0 +1,129 @@
+"""Verification: every way a model folder can be wrong is found, and only a whole one has a manifest."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from labkit.common.errors import VerificationError
+from labkit.hub.loopback import Repository
+from labkit.models import course_model, manifests
+from labkit.models.manifests import Listing, RemoteFile
+from labkit.models.profiles import profile
+
+SHARD = "model-00001-of-00002.safetensors"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return course_model.make(profile("tiny"), tmp_path / "tiny")
+
+
+def listing(folder: Path, kind: str = "sha256") -> Listing:
+    rows = Repository("labkit/tiny", folder).entries.values()
+    digests = {row.path: {"sha256": f"sha256:{row.sha256}", "git": "" if row.large else f"git:{row.blob}", "": ""}[kind] for row in rows}
+    return Listing("labkit/tiny", tuple(RemoteFile(row.path, row.size, digests[row.path]) for row in rows))
+
+
+def finished(folder: Path, kind: str = "sha256") -> Path:
+    known: dict[str, str] = {}
+    wanted = listing(folder, kind)
+    assert manifests.check(folder, wanted, known=known)
+    return manifests.write(folder, wanted, profile="tiny", source="modelscope", weights=True, known=known)
+
+
+def edit(path: Path, at: int = -1) -> None:
+    """Change one byte and keep size and time of change, as a failing disk would."""
+    state, content = path.stat(), bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", ["sha256", "git", ""])
+def test_a_whole_folder_passes_whatever_hashes_the_hub_gives(tiny: Path, kind: str) -> None:
+    finished(tiny, kind)
+    found = manifests.verify(tiny)
+    assert found and found.tensors > 0
+    assert found.lines() == ["files: complete", "sizes: match", "hashes: match", "safetensors: readable"]
+
+
+@pytest.mark.parametrize("kind", ["sha256", ""])
+def test_one_changed_byte_is_found_by_its_hash(tiny: Path, kind: str) -> None:
+    finished(tiny, kind)
+    edit(tiny / SHARD)
+    assert manifests.verify(tiny, quick=True)
+    assert manifests.verify(tiny).wrong_hash == [SHARD]
+
+
+def test_a_changed_byte_in_a_small_file_is_found_by_its_git_id(tiny: Path) -> None:
+    wanted = listing(tiny, "git")
+    edit(tiny / "config.json", 0)
+    assert manifests.check(tiny, wanted).wrong_hash == ["config.json"]
+
+
+def test_missing_and_short_files_are_named(tiny: Path) -> None:
+    finished(tiny)
+    (tiny / "config.json").unlink()
+    os.truncate(tiny / SHARD, 1000)
+    found = manifests.verify(tiny)
+    assert (found.missing, found.wrong_size, bool(found)) == (["config.json"], [SHARD], False)
+    assert "config.json" in str(found.error()) and SHARD in str(found.error())
+
+
+def test_quick_sees_a_changed_time(tiny: Path) -> None:
+    finished(tiny)
+    os.utime(tiny / "config.json", ns=(1, 1))
+    assert manifests.verify(tiny, quick=True).wrong_size == ["config.json"]
+    assert manifests.verify(tiny)
+
+
+def test_without_a_manifest_nothing_is_finished(tiny: Path) -> None:
+    with pytest.raises(VerificationError, match="no labkit.manifest.json"):
+        manifests.verify(tiny)
+    (tiny / manifests.NAME).write_text('{"version": 1, "files": [')
+    with pytest.raises(VerificationError):
+        manifests.verify(tiny)
+
+
+def test_a_model_can_be_named_by_its_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    finished(course_model.make(profile("tiny"), profile("tiny").folder()))
+    assert manifests.verify("tiny") and manifests.verify(profile("tiny")) and manifests.verify(str(profile("tiny").folder()))
+
+
+def test_a_shard_that_the_hub_never_listed_is_missed_by_the_index(tiny: Path) -> None:
+    (tiny / SHARD).unlink()
+    tensors, wrong = manifests.read_tensors(tiny, required=True)
+    assert wrong == [f"{SHARD} is named by {manifests.INDEX} and not there"]
+    assert manifests.check(tiny, listing(tiny)).unreadable == wrong
+
+
+def test_a_tensor_in_the_wrong_shard_is_found(tiny: Path) -> None:
+    index = json.loads((tiny / manifests.INDEX).read_text())
+    index["weight_map"]["model.embed_tokens.weight"] = "model-00002-of-00002.safetensors"
+    (tiny / manifests.INDEX).write_text(json.dumps(index))
+    assert "model.embed_tokens.weight" in manifests.read_tensors(tiny, required=True)[1][0]
+
+
+def test_shards_without_their_index_are_found(tiny: Path) -> None:
+    (tiny / manifests.INDEX).unlink()
+    assert "is missing" in manifests.read_tensors(tiny, required=True)[1][0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x08", struct.pack("<Q", 2**40) + b"{}", struct.pack("<Q", 4) + b"nope", struct.pack("<Q", 2) + b"{}tail"],
+    ids=["empty", "one byte", "huge header", "no json", "more bytes than tensors"],
+)
+def test_broken_headers_are_found(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert manifests.read_tensors(tmp_path, required=True)[1]
+
+
+def test_weights_must_be_there_unless_the_profile_has_none(tmp_path: Path) -> None:
+    folder = course_model.make(profile("qwen3-8b-shape"), tmp_path / "shape")
+    assert not manifests.check(folder, listing(folder))
+    assert manifests.check(folder, listing(folder), weights=False)
