@@ -40,10 +40,10 @@ def survey(needs: Mapping[Path, int]) -> list[Space]:
     """The file systems that `needs` (folder -> bytes to be written below it) touches, each once; nothing is created."""
     by_device: dict[int, tuple[Path, int]] = {}
     for folder, amount in needs.items():
-        there = _existing(folder)
+        there = existing_parent(folder)
         device = there.stat().st_dev
         by_device[device] = (there, by_device.get(device, (there, 0))[1] + amount)
-    return [Space(_mount(there), needed, shutil.disk_usage(there).free) for there, needed in by_device.values()]
+    return [Space(_mount(there), needed, free_bytes(there)) for there, needed in by_device.values()]
 
 
 def require(needs: Mapping[Path, int]) -> list[Space]:
@@ -59,7 +59,13 @@ def require(needs: Mapping[Path, int]) -> list[Space]:
     return found
 
 
-def _existing(folder: Path) -> Path:
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the file system of `folder`, which need not exist yet."""
+    return shutil.disk_usage(existing_parent(folder)).free
+
+
+def existing_parent(folder: Path) -> Path:
+    """`folder`, or the nearest folder above it that is there."""
     folder = folder.expanduser().absolute()
     return next(place for place in (folder, *folder.parents) if place.exists())
 

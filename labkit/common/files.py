@@ -18,19 +18,59 @@ from typing import Any, TypeVar
 from .errors import LabError, SettingError
 
 Result = TypeVar("Result")
+PRIVATE = 0o600
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to, which becomes `path` when the block ends well and is removed when it does not.
+
+    The folder of `path` is made if needed. A reader sees the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    made.unlink(missing_ok=True)
+    try:
+        yield made
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, mode: int = 0o666) -> Path:
+    """Write `text` whole or not at all and return `path`; `mode` as for open(2), PRIVATE for what only you may read."""
+    with beside(path) as made, os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as stream:
+        stream.write(text)
+    return path
+
+
+def write_once(path: Path, text: str) -> str:
+    """The text of the private file `path`, which is `text` if there was none. Of several writers the first counts.
+
+    A folder that has to be made is its owner's alone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        made = path.with_name(f".{path.name}.{os.getpid()}")
+        write_text(made, text, mode=PRIVATE)
+        try:
+            os.link(made, path)
+        except FileExistsError:
+            pass  # another process was first
+        finally:
+            made.unlink()
+    return path.read_text(encoding="utf-8")
+
+
+def point(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to the folder `target`, in one step: who opens it finds the old place or the new one."""
+    with beside(link) as made:
+        made.symlink_to(target, target_is_directory=True)
 
 
 def save(path: str | Path, content: object) -> Path:
-    """Write `content` to `path`, whose folder is made if needed, and return it. A reader sees the old file or the new one."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+    """Write `content` as JSON to `path`, whose folder is made if needed, and return it. A reader sees the old file or the new one."""
+    return write_text(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def load(path: str | Path, read: Callable[[Any], Result], *, what: str, writer: str) -> Result:

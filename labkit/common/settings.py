@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import SettingError
+from .files import write_once
 
 AUTODL_DATA_DISK = Path("/root/autodl-tmp")
 PORTS = {"vllm": 8000, "sglang": 30000, "open_webui": 8080}
@@ -90,19 +91,7 @@ class Settings:
 
     def key(self, name: str) -> str:
         """The key of server `name`, made at first use: 32 random bytes in a 0600 file, never printed by the kit."""
-        path = self.key_file(name)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft = path.with_suffix(f".{os.getpid()}")
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-                stream.write("sk-" + secrets.token_urlsafe(32))
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                pass  # another process was first: its key counts
-            finally:
-                draft.unlink()
-        return path.read_text().strip()
+        return write_once(self.key_file(name), f"sk-{secrets.token_urlsafe(32)}").strip()
 
 
 def on_autodl() -> bool:

@@ -52,17 +52,24 @@ def run(
     python: Path | None = None,
     environment: Mapping[str, str] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    on_tick: Callable[[Progress], None] | None = None,
+    tick_seconds: float = POLL_SECONDS,
+    on_failure: Callable[[int, Path], LabError] | None = None,
+    pass_fds: tuple[int, ...] = (),
 ) -> Event:
     """Run `script` with `request` in `engine`'s environment and return the fields of its result.
 
     `total` and `unit` are the progress bar's (a worker may correct the total). `python` replaces the environment's, and
     `environment` is added to this process's. Events that are not the launcher's own go to `on_event`; anything that it
-    raises ends the worker. Leaves to the script: what a request holds, and what half-done files mean.
+    raises ends the worker, and so with `on_tick`, which gets the bar every `tick_seconds` while the worker is silent. The worker holds
+    `pass_fds` open, a lock for example. Leaves to the script: what a request holds, and what half-done files mean.
 
-    Raises the error that the worker told (`LabError` or a named child), and `LabError` with the last telling line of its log
-    for a worker that ended without a word.
+    Raises the error that the worker told (`LabError` or a named child); for a worker that ended without a word what `on_failure`
+    makes of its exit code and log, else `LabError` with the last telling line of the log.
     """
-    return _Job(script, request, title or script.stem, on_event or (lambda event: None)).run(
+    job = _Job(script, request, title or script.stem, on_event or (lambda event: None))
+    job.on_tick, job.tick_seconds, job.on_failure, job.pass_fds = on_tick, tick_seconds, on_failure, pass_fds
+    return job.run(
         str(python or environments.python(engine)),
         {**os.environ, **settings().cache_environment(), **QUIET, **(environment or {})},
         total,
@@ -76,6 +83,10 @@ class _Job:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         self.log = settings().logs / "workers" / f"{stamp}-{script.stem}-{os.getpid()}-{time.monotonic_ns() % 10**6}.log"
         self.result: Event | None = None
+        self.on_tick: Callable[[Progress], None] | None = None
+        self.tick_seconds = POLL_SECONDS
+        self.on_failure: Callable[[int, Path], LabError] | None = None
+        self.pass_fds: tuple[int, ...] = ()
 
     def run(self, python: str, environment: Mapping[str, str], total: float | None, unit: str) -> Event:
         words = json.dumps(self.request, allow_nan=False) + "\n"
@@ -109,6 +120,7 @@ class _Job:
                 errors="replace",
                 env=dict(environment),
                 start_new_session=True,
+                pass_fds=self.pass_fds,
             )
 
     def _listen(self, process: subprocess.Popen[str], bar: Progress) -> None:
@@ -117,9 +129,12 @@ class _Job:
         bar.update(0, "starting")
         while True:
             try:
-                line = lines.get(timeout=POLL_SECONDS)
+                line = lines.get(timeout=self.tick_seconds)
             except queue.Empty:
-                bar.update(bar.done, bar.note)  # the seconds go on
+                if self.on_tick:
+                    self.on_tick(bar)
+                else:
+                    bar.update(bar.done, bar.note)  # the seconds go on
                 if _ended(process):
                     return  # what it forked may still hold its output open
                 continue
@@ -142,6 +157,8 @@ class _Job:
             self.on_event(event)
 
     def _fail(self, code: int) -> None:
+        if self.on_failure:
+            raise self.on_failure(code, self.log)
         line = logs.explain(self.log.read_text(errors="replace"), ()).line
         if code == -signal.SIGKILL:
             cause = f"{self.title}: the process was killed, as the system does when memory runs out."

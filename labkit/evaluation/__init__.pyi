@@ -1,0 +1,9 @@
+from . import incidents as incidents
+from . import offline as offline
+from .offline import differences as differences
+from .online import score as score
+from .scores import Score as Score
+from .scores import from_replies as from_replies
+from .scores import judge as judge
+from .scores import table as table
+from .windows import reply_tokens as reply_tokens

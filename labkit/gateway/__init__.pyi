@@ -1,0 +1,3 @@
+from .audit import Audit as Audit
+from .masking import mask as mask
+from .tenants import TenantRouter as TenantRouter

@@ -1,0 +1,14 @@
+from . import profiles as profiles
+from .adapter import Adapter as Adapter
+from .course_model import loss_figure as loss_figure
+from .course_model import make as make
+from .headers import Weights as Weights
+from .manifests import verify as verify
+from .profiles import Profile as Profile
+from .profiles import profile as profile
+from .random_weights import fill as fill
+from .random_weights import random_adapter as random_adapter
+from .versions import current as current
+from .versions import history as history
+from .versions import promote as promote
+from .versions import rollback as rollback
