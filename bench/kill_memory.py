@@ -26,7 +26,7 @@ from labkit.machine import gpu
 from labkit.serving import held_memory
 from labkit.serving.registry import ServerFolder
 from labkit.serving.server import Server
-from labkit.serving.supervisor import process_row
+from labkit.serving.process_table import process_row
 
 VICTIMS = ("api", "keeper", "watcher", "kernel")
 LOADING = {

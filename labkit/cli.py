@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from .common.amounts import GIB
 from .common.errors import LabError
 from .models.profiles import profiles
 
@@ -69,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     up = _word(words, "up", _up, "start a server that stays up; further flags go to the engine · 启动服务", takes_rest=True)
     up.add_argument("engine", help="vllm, sglang, or open-webui (the chat page: no model behind it)")
     up.add_argument("model", nargs="?", default="auto", help="a profile, a folder or a hub's id")
-    up.add_argument("--port", type=int)
+    up.add_argument("--name", help="a name of its own, for several servers of one engine (default: the engine's)")
+    up.add_argument("--port", type=int, help="default: the engine's own; for another name the next one that is free")
+    up.add_argument("--gpus", nargs="+", metavar="GPU", help="indices as nvidia-smi shows them, or UUIDs")
+    up.add_argument("--share-gpu", action="store_true", help="also on a GPU that another server of the kit uses")
     up.add_argument("--no-wait", action="store_true", help="return at once; ./lab ps tells when it is ready")
     up.add_argument("--modelscope", action="store_true", help="take a hub id from ModelScope")
 
@@ -151,7 +155,10 @@ def _up(chosen: argparse.Namespace) -> None:
     server = serve(
         chosen.engine,
         chosen.model,
+        name=chosen.name,
         port=chosen.port,
+        gpus=chosen.gpus,
+        share_gpu=chosen.share_gpu,
         owner="lab",
         wait=not chosen.no_wait,
         use_modelscope=chosen.modelscope,
@@ -163,7 +170,7 @@ def _up(chosen: argparse.Namespace) -> None:
 def _up_page(chosen: argparse.Namespace) -> None:
     from . import webui
 
-    if chosen.rest or chosen.model != "auto":
+    if chosen.rest or chosen.model != "auto" or chosen.name or chosen.gpus:
         raise LabError("Open-WebUI takes no model and no further flags here.", "./lab up open-webui [--port PORT]")
     page = webui.serve(port=chosen.port, owner="lab")
     print(f"{page!r}\nthe way in: ./lab tunnel\nlog {page.server.log}\nstop it: ./lab down open_webui")
@@ -198,18 +205,21 @@ def _down(chosen: argparse.Namespace) -> int:
 
 
 def _ps(chosen: argparse.Namespace) -> None:
+    from .machine.gpu import devices
     from .serving.registry import entries
 
-    rows = [("NAME", "STATE", "PORT", "MODEL", "OWNER", "MEMORY", "SINCE", "NOTE")]
+    names = {device.uuid: device.cuda_name for device in devices()}
+    rows = [("NAME", "STATE", "PORT", "MODEL", "GPU", "OWNER", "MEMORY", "SINCE", "NOTE")]
     for entry in entries():
         record, status = entry.record, entry.status()
         if record is None:
             continue
         since = time.strftime("%m-%d %H:%M", time.localtime(record.created_at))
         server = _server(record.engine, entry.name)
-        memory = f"{sum(process.memory_info().rss for process in server.processes()) / 2**30:.1f} GiB" if status.alive else ""
+        memory = f"{sum(process.memory_info().rss for process in server.processes()) / GIB:.1f} GiB" if status.alive else ""
+        gpus = ",".join(names.get(uuid, "gone") for uuid in record.gpus) or "-"
         state = "not answering" if status.state == "ready" and not server.answers() else status.state
-        rows.append((entry.name, state, str(record.port), record.model, record.owner, memory, since, status.note))
+        rows.append((entry.name, state, str(record.port), record.model, gpus, record.owner, memory, since, status.note))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -52,6 +52,10 @@ class PortInUse(LabError):
     """Somebody else listens on the port. They are named and left alone."""
 
 
+class GpuInUse(LabError):
+    """A GPU that another server of the kit uses. It is named and left alone."""
+
+
 class MemoryHeld(LabError):
     """Device memory that an earlier server did not give back, or that somebody else holds."""
 

@@ -56,6 +56,10 @@ class Endpoint(Protocol):
         """ "gpu" or "cpu"."""
 
     @property
+    def gpus(self) -> list[str]:
+        """The UUIDs of its GPUs, [] without one or where they are not this machine's."""
+
+    @property
     def command(self) -> list[str]:
         """The argument list that runs."""
 

@@ -61,6 +61,8 @@ class Engine:
     """Where one token is asked for before a server counts as ready; "" for servers that have no model."""
     kv_tokens: str = ""
     """One group: the tokens that fit in the KV cache, with thousands separators."""
+    parallel: tuple[tuple[str, ...], ...] = ()
+    """Flags that each multiply the GPUs it takes (tensor, pipeline, data parallel), in all their spellings."""
     no_prefixes: str = ""
     """The flag that switches the prefix cache off, of an engine whose metrics do not say whether it is on."""
     adapters: Adapters | None = None

@@ -108,6 +108,11 @@ ENGINE = Engine(
     stages=STAGES,
     explanations=EXPLANATIONS,
     kv_tokens=r"max_total_num_tokens=(\d+)",
+    parallel=(
+        ("--tp-size", "--tensor-parallel-size", "--tp"),
+        ("--pp-size", "--pipeline-parallel-size", "--pp"),
+        ("--dp-size", "--data-parallel-size", "--dp"),
+    ),
     no_prefixes="--disable-radix-cache",
     names=other_names("sglang"),
     # model="aiops" would be answered by the base: SGLang does not look at the name before the colon

@@ -148,6 +148,11 @@ ENGINE = Engine(
     explanations=EXPLANATIONS,
     kv_tokens=r"[GC]PU KV cache size: ([\d,]+) tokens",
     names=other_names("vllm"),
+    parallel=(
+        ("--tensor-parallel-size", "-tp"),
+        ("--pipeline-parallel-size", "-pp"),
+        ("--data-parallel-size", "-dp"),
+    ),
     adapters=Adapters(
         load="/v1/load_lora_adapter",
         unload="/v1/unload_lora_adapter",

@@ -256,3 +256,8 @@ def _driver() -> str:
     from ..machine.gpu import devices
 
     return next((device.driver for device in devices()), "")
+
+
+def own_path(engine: str) -> dict[str, str]:
+    """PYTHONPATH for `engine`: an environment that the kit made sees only itself; one that was named may live from it."""
+    return {} if os.environ.get(VARIABLE + engine.upper()) else {"PYTHONPATH": ""}

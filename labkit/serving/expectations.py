@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..common.settings import Settings, settings
 from ..engines.engine import Engine
-from . import supervisor
 from .registry import Record
+from .supervisor import write_json
 
 
 def expected_seconds(engine: Engine, record: Record) -> list[float]:
@@ -19,7 +19,7 @@ def expected_seconds(engine: Engine, record: Record) -> list[float]:
 
 
 def remember(engine: Engine, record: Record) -> None:
-    supervisor.write_json(history_file(), _history() | {_history_key(record): dict(record.stages)})
+    write_json(history_file(), _history() | {_history_key(record): dict(record.stages)})
 
 
 def _history() -> dict[str, dict[str, float]]:
@@ -34,6 +34,6 @@ def _history_key(record: Record) -> str:
     return f"{record.engine} {record.model} {record.device}"
 
 
-def history_file(where: Settings | None = None) -> Path:
+def history_file(config: Settings | None = None) -> Path:
     """Seconds per stage of the last start of each engine and model on this machine."""
-    return (where or settings()).state / "stages.json"
+    return (config or settings()).state / "stages.json"

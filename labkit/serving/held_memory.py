@@ -1,7 +1,8 @@
 """Device memory that must come back: measured before a start, waited for after a stop, remembered if it does not.
 
 On a GPU the driver frees memory only when the last process that holds it is gone, and in a container NVML cannot say who
-that is. So the kit compares each device with what it was before the start. Without a GPU there is nothing to wait for:
+that is. So the kit compares each of a server's GPUs with what it was before the start. Where servers share a GPU, only the sum can be
+judged: when the last of them has stopped, against what was in use before the first. Without a GPU there is nothing to wait for:
 memory is gone with the processes.
 """
 
@@ -9,50 +10,75 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..common.amounts import GIB
 from ..common.errors import MemoryHeld
+from ..common.files import save
 from ..common.settings import settings
-from ..machine.gpu import memory_used
-from .registry import entries
-from .supervisor import write_json
+from ..machine.gpu import devices, memory_used
+from .registry import Record, alive
 
 TOLERANCE_BYTES = 768 * 2**20
 """What may stay: contexts of other processes come and go. An idle H200 swung by less than 100 MiB."""
 RETURN_SECONDS = 30.0
 POLL_SECONDS = 0.25
 
-
-def returned(baseline: list[int], now: list[int]) -> bool:
-    """Whether every device is back to `baseline`, give or take the tolerance."""
-    return all(after <= before + TOLERANCE_BYTES for before, after in zip(baseline, now, strict=False))
+Baseline = Mapping[str, int]
+"""UUID of a GPU -> bytes in use on it before a start."""
 
 
-def wait_returned(baseline: list[int], on_wait: Callable[[float], None] = lambda seconds: None) -> bool:
-    """Wait until the devices are back to `baseline`; False, and remembered for the next start, if they are not in time."""
+def baseline_of(record: Record) -> dict[str, int]:
+    """What was in use before the start of `record` on each of its GPUs. A record of format 1 stands for the machine's first GPUs."""
+    uuids = record.gpus or [device.uuid for device in devices()]
+    return dict(zip(uuids, record.baseline, strict=False))
+
+
+def sharers(record: Record) -> dict[str, list[Record]]:
+    """The other servers with live processes on each GPU of `record`; a GPU that it has for itself is left out."""
+    others = [other for _, other in alive() if other.name != record.name and other.device == "gpu"]
+    found = {uuid: [other for other in others if uuid in (other.gpus or baseline_of(other))] for uuid in baseline_of(record) or record.gpus}
+    return {uuid: there for uuid, there in found.items() if there}
+
+
+def measure(record: Record) -> list[int]:
+    """The baseline for a start of `record` now: bytes in use on each of its GPUs, or before the first of those who share it."""
+    now = memory_used(record.gpus)
+    shared = sharers(record)
+    return [
+        min(baseline_of(other).get(uuid, used) for other in shared[uuid]) if uuid in shared else used
+        for uuid, used in zip(record.gpus, now, strict=True)
+    ]
+
+
+def returned(baseline: Baseline) -> bool:
+    """Whether every GPU is back to `baseline`, give or take the tolerance."""
+    return all(used <= before + TOLERANCE_BYTES for before, used in zip(baseline.values(), memory_used(list(baseline)), strict=True))
+
+
+def wait_returned(baseline: Baseline, on_wait: Callable[[float], None] = lambda seconds: None) -> bool:
+    """Wait until the GPUs are back to `baseline`; False, and remembered for the next start on them, if they are not in time."""
     started = time.monotonic()
-    while not returned(baseline, memory_used()):
+    while not returned(baseline):
         elapsed = time.monotonic() - started
         if elapsed > RETURN_SECONDS:
-            write_json(_note(), {"baseline": baseline})
+            _remember(_noted() | dict(baseline))
             return False
         on_wait(elapsed)
         time.sleep(POLL_SECONDS)
-    _note().unlink(missing_ok=True)
+    _remember({uuid: before for uuid, before in _noted().items() if uuid not in baseline})
     return True
 
 
-def require_returned() -> None:
-    """Raise `MemoryHeld` if an earlier stop left memory behind and it is still not back, naming whoever may hold it."""
-    if not _note().exists():
+def require_returned(uuids: list[str]) -> None:
+    """Raise `MemoryHeld` if an earlier stop left memory behind on one of the GPUs and it is still not back, naming who may hold it."""
+    noted = {uuid: before for uuid, before in _noted().items() if uuid in uuids}
+    if returned(noted):
+        _remember({uuid: before for uuid, before in _noted().items() if uuid not in noted})
         return
-    baseline, now = json.loads(_note().read_text())["baseline"], memory_used()
-    if returned(baseline, now):
-        _note().unlink(missing_ok=True)
-        return
-    held = max(after - before for before, after in zip(baseline, now, strict=False)) / 2**30
-    holders = [f"{entry.name} (pids {', '.join(map(str, entry.processes()))})" for entry in entries() if entry.processes()]
+    held = max(used - before for before, used in zip(noted.values(), memory_used(list(noted)), strict=True)) / GIB
+    holders = [f"{entry.name} (pids {', '.join(map(str, entry.processes()))})" for entry, record in alive() if record.device == "gpu"]
     who = "; ".join(holders) or "a process outside this kit (nvidia-smi shows it where the container may see it)"
     raise MemoryHeld(
         f"{held:.1f} GiB of GPU memory from an earlier server did not come back. Held by: {who}.",
@@ -62,3 +88,19 @@ def require_returned() -> None:
 
 def _note() -> Path:
     return settings().state / "memory-held.json"
+
+
+def _noted() -> dict[str, int]:
+    """What did not come back; a note of an older labkit names no GPUs and stands for the machine's first."""
+    try:
+        content = json.loads(_note().read_text())["baseline"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(content) if isinstance(content, dict) else dict(zip((device.uuid for device in devices()), content, strict=False))
+
+
+def _remember(baseline: Baseline) -> None:
+    if baseline:
+        save(_note(), {"baseline": dict(baseline)})
+    else:
+        _note().unlink(missing_ok=True)

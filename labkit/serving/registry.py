@@ -1,7 +1,8 @@
 """What is known of each server on disk, and whether it is still true: the memory behind `ps`, `attach` and the next start.
 
-One folder per server under Settings.state: server.json (what was started), pids.json and exit.json (written by the
-guards), lock. A process is named by pid *and* start time, because pids come back.
+One folder per server under Settings.state: server.json (what was started), pids.json and exit.json (written by the guards).
+Records outlive an upgrade in both directions: fields that a labkit does not know are ignored, those that are missing have defaults,
+and FORMAT grows only when a field changes its meaning.
 
 Covers: records, status, the processes of a server. Does not cover: starting and stopping (`server`).
 """
@@ -9,16 +10,25 @@ Covers: records, status, the processes of a server. Does not cover: starting and
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from ..common.settings import Settings, settings
-from .supervisor import Exit, descendants, process_row, process_table, write_json
+from .process_table import descendants, is_alive, process_row, process_table
+from .supervisor import Exit, write_json
+
+FORMAT = 2
+"""1, which no file says: without `gpus`."""
 
 
 @dataclass
 class Record:
-    """What was started and how far it came. Times are seconds since the epoch, memory is bytes per GPU."""
+    """What was started and how far it came. Times are seconds since the epoch.
+
+    `gpus` are the UUIDs of the GPUs it was given, [] without one and in records of format 1; `baseline` is bytes in use on each of
+    them before the start.
+    """
 
     name: str
     engine: str
@@ -32,12 +42,20 @@ class Record:
     err: str
     owner: str
     device: str
+    gpus: list[str] = field(default_factory=list)
     watcher: int = 0
     watcher_started: int = 0
     created_at: float = 0.0
     ready_at: float = 0.0
     stages: list[tuple[str, float]] = field(default_factory=list)
     baseline: list[int] = field(default_factory=list)
+    format: int = FORMAT
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The record that any labkit wrote as `content`. Raises TypeError where what every format has is missing."""
+        known = {"format": 1, **_known(cls, content)}
+        return cls(**{**known, "stages": [tuple(stage) for stage in known.get("stages", [])]})
 
 
 @dataclass(frozen=True)
@@ -56,21 +74,21 @@ class Status:
 class ServerFolder:
     """One server's folder: its record, the guards' notes, its processes."""
 
-    def __init__(self, name: str, where: Settings | None = None) -> None:
-        self.folder = (where or settings()).state / "servers" / name
+    def __init__(self, name: str, config: Settings | None = None) -> None:
+        self.folder = (config or settings()).state / "servers" / name
         self.name = name
 
     @property
     def record(self) -> Record | None:
         """What was started last under this name, None if nothing ever was."""
         content = self._read("server.json")
-        return Record(**{**content, "stages": [tuple(stage) for stage in content["stages"]]}) if content else None
+        return Record.from_json(content) if content else None
 
     @property
     def exit(self) -> Exit | None:
         """How it ended, None while it runs or if nobody lived to write it down."""
         content = self._read("exit.json")
-        return Exit(**content) if content else None
+        return Exit(**_known(Exit, content)) if content else None
 
     @property
     def engine_pid(self) -> int:
@@ -94,10 +112,12 @@ class ServerFolder:
         return [pid for pid, started in named if is_alive(pid, started)]
 
     def processes(self) -> list[int]:
-        """The engine's live processes: everything below the guards and everything in the engine's session."""
+        """The engine's live processes: everything below the guards, in the engine's session, or left by the guards as unkillable."""
         guards = self.guards()
         below = {pid for guard in guards for pid in descendants(guard)} - set(guards)
-        return sorted(below | set(self._session()))
+        ended = self.exit
+        unkillable = {pid for pid, started in (ended.left if ended else ()) if is_alive(pid, started)}
+        return sorted(below | set(self._session()) | unkillable)
 
     def status(self) -> Status:
         """The truth now, from the process table and not from what was once written."""
@@ -117,10 +137,11 @@ class ServerFolder:
         pids = self._read("pids.json")
         if not pids or not pids["engine"]:
             return []
-        leader = process_row(pids["engine"])
-        if leader and leader[4] != pids["engine_started"]:
+        engine, started = pids["engine"], pids["engine_started"]
+        leader = process_row(engine)
+        if leader and leader.started != started:
             return []
-        return [row[0] for row in process_table() if row[3] == pids["engine"] and row[2] != "Z" and row[4] >= pids["engine_started"]]
+        return [row.pid for row in process_table() if row.session == engine and row.alive and row.started >= started]
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -130,22 +151,21 @@ class ServerFolder:
         return content
 
 
-def entries(where: Settings | None = None) -> list[ServerFolder]:
+def entries(config: Settings | None = None) -> list[ServerFolder]:
     """All servers that were ever started here, by name."""
-    folder = (where or settings()).state / "servers"
-    return [ServerFolder(path.name, where) for path in sorted(folder.glob("*")) if (path / "server.json").exists()]
+    folder = (config or settings()).state / "servers"
+    return [ServerFolder(path.name, config) for path in sorted(folder.glob("*")) if (path / "server.json").exists()]
 
 
-def is_alive(pid: int, started: int) -> bool:
-    """Whether `pid` is still the process that began at `started` (clock ticks since boot), and no zombie."""
-    row = process_row(pid) if pid else None
-    return row is not None and row[4] == started and row[2] != "Z"
+def alive() -> list[tuple[ServerFolder, Record]]:
+    """The servers that have live processes, with their records."""
+    found = [(entry, entry.record) for entry in entries()]
+    return [(entry, record) for entry, record in found if record and entry.status().alive]
 
 
-def start_ticks(pid: int) -> int:
-    """When `pid` began, in clock ticks since boot; 0 if it is gone."""
-    row = process_row(pid)
-    return row[4] if row else 0
+def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `content` are fields of the dataclass `kind`."""
+    return {each.name: content[each.name] for each in fields(kind) if each.name in content}
 
 
 def _how(ended: Exit) -> str:

@@ -10,9 +10,6 @@ Used by notebooks 03, 04 and 05.
 
 from __future__ import annotations
 
-import signal
-import time
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,40 +18,19 @@ from ..chat import http, served
 from ..chat.served import Served, ServedAdapters
 from ..common import logs
 from ..common.errors import NotRunning, StartFailed
-from ..common.progress import Progress
 from ..engines import ENGINES
 from ..engines.engine import Engine
-from ..machine import gpu
 from . import held_memory, hot_adapters
-from .launching import launch, let_go, signal_process
-from .registry import Record, ServerFolder, entries
-from .starting import POLL_SECONDS, Start
+from .guards import launch
+from .registry import Record, ServerFolder, alive
+from .starting import Start
+from .stopping import StopReport, stop
 
 if TYPE_CHECKING:
     import psutil
 
 
 START_SECONDS = 1800.0
-
-
-@dataclass(frozen=True)
-class StopReport:
-    """How a stop went. Memory is bytes: of all GPUs, or without one the resident memory of the server's processes."""
-
-    seconds: float
-    exit_code: int | None
-    signal: str
-    processes_left: int
-    memory_before: int
-    memory_after: int
-    baseline: int
-    returned: bool
-
-    def __str__(self) -> str:
-        gib = 2**30
-        memory_text = f"memory {self.memory_before / gib:.1f} -> {self.memory_after / gib:.1f} GiB"
-        verdict = "returned" if self.returned else f"NOT returned (it was {self.baseline / gib:.1f} GiB before the start)"
-        return f"stopped in {self.seconds:.1f} s by {self.signal}, {self.processes_left} processes left, {memory_text}: {verdict}"
 
 
 class Server:
@@ -148,8 +124,13 @@ class Server:
         return self._entry.status().alive
 
     @property
+    def gpus(self) -> list[str]:
+        """The UUIDs of its GPUs, [] without one."""
+        return list(held_memory.baseline_of(self._record)) if self.device == "gpu" else []
+
+    @property
     def memory_baseline(self) -> list[int]:
-        """Bytes in use on each GPU before the start, [] without one."""
+        """Bytes in use on each of its GPUs before the start, [] without one."""
         return list(self._record.baseline)
 
     @property
@@ -216,52 +197,13 @@ class Server:
         return self
 
     def stop(self) -> StopReport:
-        """End it. Returns when its processes are gone and the memory is back, or says that it is not.
-
-        A server that is already gone is reported as such; nothing is raised. What does not come back is remembered,
-        and the next start refuses until it has.
-        """
-        before, started = self._memory(), time.monotonic()
-        with Progress(f"Stopping {self.engine.title}", unit="s") as bar:
-            self._end_processes(bar, started)
-            back = self.device != "gpu" or held_memory.wait_returned(
-                self._record.baseline, lambda s: bar.update(time.monotonic() - started, "waiting for GPU memory")
-            )
-        let_go(self._entry)
-        ended, left = self._entry.exit, len(self._entry.processes())
-        return StopReport(
-            seconds=round(time.monotonic() - started, 2),
-            exit_code=ended.code if ended else None,
-            signal="SIGKILL" if ended is None or ended.killed else "SIGTERM",
-            processes_left=left,
-            memory_before=before,
-            memory_after=self._memory(),
-            baseline=sum(self._record.baseline),
-            returned=back and not left,
-        )
-
-    def _end_processes(self, bar: Progress, started: float) -> None:
-        guards = self._entry.guards()
-        for guard in guards:
-            signal_process(guard, signal.SIGTERM)
-        while self._entry.guards():
-            bar.update(time.monotonic() - started, "waiting for its processes")
-            time.sleep(POLL_SECONDS / 4)
-        for pid in self._entry.processes():  # strays of guards that were killed
-            signal_process(pid, signal.SIGKILL)
-        while self._entry.processes():
-            bar.update(time.monotonic() - started, "killing what is left")
-            time.sleep(POLL_SECONDS / 4)
-
-    def _memory(self) -> int:
-        if self.device == "gpu":
-            return sum(gpu.memory_used())
-        return sum(process.memory_info().rss for process in self.processes() if process.is_running())
+        """End it. Returns when its processes are gone and the memory is back, or says that they are not (`stopping.stop`)."""
+        return stop(self, self._entry, self._record)
 
 
-def start(engine: Engine, record: Record, environment: dict[str, str]) -> Server:
+def start(engine: Engine, record: Record, environment: dict[str, str], *, share_gpu: bool = False) -> Server:
     """`launch`, as a server: returns at once, `Server.wait` waits for ready. Raises what `launch` raises."""
-    return Server(engine, launch(engine, record, environment))
+    return Server(engine, launch(engine, record, environment, share_gpu=share_gpu))
 
 
 def attach(name: str) -> Server:
@@ -275,8 +217,7 @@ def attach(name: str) -> Server:
 
 def running() -> list[Server]:
     """All servers of this kit that have live processes."""
-    found = [(entry, entry.record) for entry in entries()]
-    return [Server(ENGINES[record.engine], entry) for entry, record in found if record and entry.status().alive]
+    return [Server(ENGINES[record.engine], entry) for entry, record in alive()]
 
 
 def shutdown() -> list[StopReport]:

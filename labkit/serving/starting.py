@@ -16,7 +16,8 @@ from ..common.errors import NotRunning, StartFailed
 from ..common.progress import Progress
 from ..machine import ports
 from .expectations import expected_seconds, remember
-from .launching import let_go
+from .guards import let_go
+from .supervisor import KILL_SECONDS
 
 if TYPE_CHECKING:
     from ..engines.endpoint import Endpoint
@@ -81,7 +82,8 @@ class Start:
         status = self.folder.status()
         if status.state in ("starting", "ready"):
             return
-        while self.folder.guards():
+        deadline = time.monotonic() + self.engine.grace_seconds + KILL_SECONDS
+        while self.folder.guards() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
         self.text += self.follower.new()
         ended = self.folder.exit

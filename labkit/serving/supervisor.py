@@ -8,15 +8,14 @@ pipe: a killed keeper leaves its orphans to the watcher, a killed watcher makes 
 "kernel" the watcher also holds a pipe from the notebook kernel and ends everything when that closes; SIGKILL closes
 pipes too, which is why this works where atexit handlers and signals do not.
 
-Engines leave sockets and files in the folder for temporary files when they are killed (vLLM three for each start, SGLang six even
-when it is not). So each server has a folder of its own for them, which is tidied when it ends.
+Nothing is waited for without an end: a process that SIGKILL does not end (hanging in a driver) is written down and left.
 
 Covers: starting the engine, ending its whole tree, tidying up, writing down which processes there are and how it ended.
 Does not cover: ports, readiness, logs, memory: see `server`. Both guards killed in the same instant leave the engine to
 the kernel's parent-death signal (SIGTERM to the engine's first process); `./lab ps` then shows what is left.
 
-Run as a script by path, standard library only, so that it starts in milliseconds and needs no environment:
-    python -I supervisor.py SPEC.json [FD]
+A program of its own (`guards.PROGRAM`), standard library and its two neighbours only, so that it starts in milliseconds and needs no
+environment; its arguments are SPEC.json and, with owner "kernel", the descriptor of the pipe.
 """
 
 from __future__ import annotations
@@ -24,35 +23,32 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import select
-import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
+from . import temporary
+from .process_table import descendants, start_ticks
+
 SET_CHILD_SUBREAPER, SET_PDEATHSIG = 36, 1
 TICK_SECONDS = 1.0
 """How often the guards look round without being woken; signals and closing pipes wake them at once."""
 SWEEP_SECONDS = 0.05
+KILL_SECONDS = 10.0
+"""How long SIGKILL gets to work. A process that hangs in a driver does not die before the driver lets it go."""
+REPEAT_SECONDS = 5.0
+"""SIGTERM is said again so often: vLLM swallows one while its engine process comes up."""
 HURRY_SECONDS = 3.0
 """The grace when the owner, the watcher or the engine's first process is gone."""
 LINGER_SECONDS = 1.0
 OWNER_GONE = signal.SIGUSR1
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """SIGQUIT because SGLang's workers send it to their parent when they fail, and with the engine gone that is a guard."""
-TEMPORARY = "tmp"
-"""The engine's TMPDIR, below the server's own folder."""
-SOCKET_NAME = 40
-"""Bytes that an engine may need behind TMPDIR for a socket: vLLM's names have 36, multiprocessing's 31."""
-LEFT_FOLDERS = re.compile(r"(tmp|pymp-|sgl_ar_fd_)[a-z0-9_]{8}")
-"""Folders that nobody comes back for. What has another name may be a cache, and stays."""
 ROOM, ROOM_BYTES = "exit.room", 4096
 """A file that holds the place of exit.json: on a disk that has become full it is written over."""
 REQUESTS: dict[int, str] = {signal.SIGTERM: "stopped", OWNER_GONE: "owner gone"}
@@ -79,7 +75,8 @@ class Exit:
     """How a server ended. `code` is the engine's exit code (negative: that signal), None if nobody saw it.
 
     `reason`: "exited" by itself, "stopped" on request, "owner gone" (kernel died), "watcher died", "keeper died" or
-    "not started". `killed` counts processes that SIGTERM did not end. Times are seconds since the epoch.
+    "not started". `killed` counts processes that SIGTERM did not end, `left` has those that SIGKILL did not end either,
+    as (pid, start time in clock ticks). Times are seconds since the epoch.
     """
 
     code: int | None
@@ -88,45 +85,7 @@ class Exit:
     seconds: float = 0.0
     killed: int = 0
     error: str = ""
-
-
-def descendants(root: int) -> list[int]:
-    """All live processes below `root`, by the parent links of /proc.
-
-    Zombies are not counted, but what is below them is: a process whose first thread has ended before its others shows as a
-    zombie, and its children still name it as their parent.
-    """
-    children: dict[int, list[int]] = {}
-    zombies = set()
-    for pid, parent, state, _, _ in process_table():
-        children.setdefault(parent, []).append(pid)
-        if state == "Z":
-            zombies.add(pid)
-    found, front = [], [root]
-    while front:
-        front = [child for parent in front for child in children.get(parent, [])]
-        found += front
-    return [pid for pid in found if pid not in zombies]
-
-
-def process_table() -> list[tuple[int, int, str, int, int]]:
-    """(pid, parent, state letter, session, start time in clock ticks since boot) of every process that can be read."""
-    rows = []
-    for entry in os.listdir("/proc"):
-        row = process_row(int(entry)) if entry.isdigit() else None
-        if row:
-            rows.append(row)
-    return rows
-
-
-def process_row(pid: int) -> tuple[int, int, str, int, int] | None:
-    """One row of `process_table`, None if there is no such process. The name may hold spaces: fields count from ')'."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = text[text.rindex(")") + 2 :].split()
-    return pid, int(fields[1]), fields[0], int(fields[3]), int(fields[19])
+    left: tuple[tuple[int, int], ...] = ()
 
 
 def write_json(path: Path, content: object) -> None:
@@ -184,16 +143,19 @@ class Guard:
             os.read(self._wake, 4096)
         return self.lifeline in ready and os.read(self.lifeline, 1) == b"" if self.lifeline is not None else False
 
-    def sweep(self, child: int) -> int:
-        """Kill everything below until nothing is left; returns how many had to be killed."""
+    def sweep(self, child: int) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Kill everything below until nothing is left, or for `KILL_SECONDS`; returns how many had to be killed, and who is left."""
         killed: set[int] = set()
+        deadline = time.monotonic() + KILL_SECONDS
         while not self.reap(child):
             left = descendants(os.getpid())
             for pid in left:
                 _send(pid, signal.SIGKILL)
             killed.update(left)
+            if time.monotonic() > deadline:
+                return len(killed), tuple((pid, start_ticks(pid)) for pid in left)
             time.sleep(SWEEP_SECONDS)
-        return len(killed)
+        return len(killed), ()
 
 
 def keep(spec: Spec, lifeline: int) -> None:
@@ -207,7 +169,7 @@ def keep(spec: Spec, lifeline: int) -> None:
         _write_exit(spec, Exit(None, "not started", time.time(), error=str(error)))
         return
     pids = {"watcher": guardian, "keeper": os.getpid(), "engine": engine}
-    started = {f"{who}_started": (process_row(pid) or (0,) * 5)[4] for who, pid in pids.items()}
+    started = {f"{who}_started": start_ticks(pid) for who, pid in pids.items()}
     write_json(spec.path("pids.json"), pids | started)
     reason = ""
     while not reason:
@@ -220,7 +182,7 @@ def keep(spec: Spec, lifeline: int) -> None:
         else:
             reason = guard.request
     ended = end(guard, engine, reason)
-    _tidy(spec)
+    temporary.tidy(Path(spec.folder))
     _write_exit(spec, ended)
 
 
@@ -229,7 +191,7 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
 
     The grace is the spec's when somebody asked for a stop; with nobody waiting any more it is short.
     """
-    started = time.monotonic()
+    started = said = time.monotonic()
     lingering = False
     if guard.child_status is None:
         _send(engine, signal.SIGTERM)
@@ -239,9 +201,12 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
     while not guard.reap(engine) and time.monotonic() < deadline:
         if guard.child_status is not None and not lingering:  # the first process is gone: its workers get a moment to follow
             lingering, deadline = True, min(deadline, time.monotonic() + LINGER_SECONDS)
+        if guard.child_status is None and time.monotonic() - said > REPEAT_SECONDS:
+            said = time.monotonic()
+            _send(engine, signal.SIGTERM)
         guard.wait(SWEEP_SECONDS)
-    killed = guard.sweep(engine)
-    return Exit(guard.child_status, reason, time.time(), round(time.monotonic() - started, 3), killed)
+    killed, left = guard.sweep(engine)
+    return Exit(guard.child_status, reason, time.time(), round(time.monotonic() - started, 3), killed, left=left)
 
 
 def watch(spec: Spec, lifeline: int | None) -> None:
@@ -269,10 +234,10 @@ def watch(spec: Spec, lifeline: int | None) -> None:
 def _conclude(spec: Spec, guard: Guard, keeper: int) -> None:
     """Kill what the keeper left and, if it did not live to write down the end, do so."""
     started = time.monotonic()
-    killed = guard.sweep(keeper)
-    _tidy(spec)
+    killed, left = guard.sweep(keeper)
+    temporary.tidy(Path(spec.folder))
     if not spec.path("exit.json").exists():
-        _write_exit(spec, Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed))
+        _write_exit(spec, Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed, left=left))
 
 
 def _write_exit(spec: Spec, ended: Exit) -> None:
@@ -286,37 +251,10 @@ def _write_exit(spec: Spec, ended: Exit) -> None:
     spec.path(ROOM).unlink(missing_ok=True)
 
 
-def _temporary(spec: Spec) -> dict[str, str]:
-    """TMPDIR for the engine, or nothing where it could not make its sockets.
-
-    The path of a socket has at most 107 bytes, and some network disks hold none: so one is made, with a long name.
-    """
-    folder = spec.path(TEMPORARY)
-    probe = folder / ("s" * SOCKET_NAME)
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        with socket.socket(socket.AF_UNIX) as trial:
-            trial.bind(str(probe))
-        probe.unlink()
-    except OSError:
-        return {}
-    return {"TMPDIR": str(folder)}
-
-
-def _tidy(spec: Spec) -> None:
-    """Remove what the engine left in its TMPDIR: all files and sockets, and folders that are temporary by their names."""
-    with suppress(OSError), os.scandir(spec.path(TEMPORARY)) as entries:
-        for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                os.unlink(entry.path)
-            elif LEFT_FOLDERS.fullmatch(entry.name):
-                shutil.rmtree(entry.path, ignore_errors=True)
-
-
 def _start(spec: Spec) -> int:
     """Fork the engine in its own session, with SIGTERM as its parent-death signal; returns its pid."""
-    _tidy(spec)  # after guards that were both killed
-    environment = {**os.environ, **_temporary(spec)}
+    temporary.tidy(Path(spec.folder))  # after guards that were both killed
+    environment = {**os.environ, **temporary.environment(Path(spec.folder))}
     with open(spec.stdout, "ab") as out, open(spec.stderr, "ab") as err:
         process = subprocess.Popen(
             spec.command,
@@ -348,9 +286,6 @@ def _send(pid: int, number: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
+    """Be the watcher of the server that SPEC.json describes."""
     spec = Spec(**json.loads(Path(arguments[0]).read_text()))
     watch(spec, int(arguments[1]) if len(arguments) > 1 else None)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

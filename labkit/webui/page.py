@@ -32,8 +32,9 @@ from ..machine import ports
 from ..machine.tunnels import local_ports
 from ..runtimes import environments
 from ..serving.registry import Record, ServerFolder
-from ..serving.server import Server, StopReport, running, start
+from ..serving.server import Server, running, start
 from ..serving.server import attach as attach_engine
+from ..serving.stopping import StopReport
 from .api import Api, Connection, ConnectionCheck, clean, same_place
 from .data import EMAIL, Data, data
 

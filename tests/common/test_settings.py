@@ -39,15 +39,6 @@ def test_caches_that_are_set_are_left_alone(tmp_path: Path) -> None:
     assert "HF_HOME" not in words and words["VLLM_CACHE_ROOT"] == str(tmp_path / "caches" / "vllm")
 
 
-def test_a_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
-    where = settings({"LABKIT_HOME": str(tmp_path)})
-    key = where.key("vllm")
-    assert key == where.key("vllm") != where.key("sglang") and len(key) > 30
-    assert where.key_file("vllm").stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in where.key_file("vllm").parent.iterdir()].count("vllm.key") == 1
-    assert len(list(where.key_file("vllm").parent.iterdir())) == 2
-
-
 def test_reading_settings_makes_nothing(tmp_path: Path) -> None:
     settings({"LABKIT_HOME": str(tmp_path / "new")})
     assert not (tmp_path / "new").exists()

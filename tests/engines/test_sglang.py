@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,9 @@ import pytest
 
 from labkit.common.errors import SettingError
 from labkit.common.logs import explain
-from labkit.common.settings import settings
-from labkit.engines import ENGINES, vllm
+from labkit.engines import ENGINES
 from labkit.engines.pairs import PAIRS, flag_table, other_names
-from labkit.engines.sglang import ENGINE, EXPLANATIONS, LOGGING
+from labkit.engines.sglang import EXPLANATIONS, LOGGING
 from labkit.engines.shared import SHARED
 from labkit.serving import servers
 
@@ -89,25 +87,6 @@ def test_a_flag_it_cannot_take_is_told_before_anything_is_written(
     with pytest.raises(SettingError, match=flag):
         servers.serve(engine, "tiny", **{flag: 1})
     assert not (tmp_path / "home").exists()
-
-
-def test_what_a_profile_brings_is_said_in_the_engine_s_words() -> None:
-    brought = {"max_model_len": 32768, "reasoning_parser": "deepseek_r1", "load_format": "dummy"}
-    assert servers._in_its_words(ENGINE, brought) == {"context_length": 32768, "reasoning_parser": "deepseek-r1", "load_format": "dummy"}
-    assert servers._in_its_words(vllm.ENGINE, brought) == brought
-
-
-def test_the_key_reaches_sglang_through_a_file_that_only_the_owner_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
-    where = settings()
-    words = servers._key_words(ENGINE, where)
-    path = Path(words[1])
-    assert words[0] == "--config" and path.suffix == ".yaml" and stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert path.read_text() == f"api-key: {where.key('sglang')}\n"
-    where.key_file("sglang").write_text("sk-changed")
-    servers._key_words(ENGINE, where)
-    assert path.read_text() == "api-key: sk-changed\n"
-    assert servers._key_words(vllm.ENGINE, where) == [] and servers._key_environment(ENGINE, where) == {}
 
 
 def test_its_logging_leaves_out_the_line_with_the_key() -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from labkit.cli import main
 from labkit.common.settings import settings
-from labkit.serving.supervisor import TEMPORARY, process_row, process_table
+from labkit.serving.process_table import process_row, process_table
+from labkit.serving.temporary import FOLDER
 from labkit.webui import page
 from labkit.webui.data import data
 
@@ -31,7 +32,7 @@ REASONS = {"kernel": "owner gone", "engine": "exited", "watcher": "watcher died"
 
 def members(engine: int) -> list[int]:
     """All processes of the engine's session: the workers of both engines stay in it, whatever they call themselves."""
-    return [row[0] for row in process_table() if row[3] == engine and row[2] != "Z"]
+    return [row.pid for row in process_table() if row.session == engine and row.alive]
 
 
 def kill_and_look(kernel: Kernel, victim: str, state: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +55,7 @@ def kill_and_look(kernel: Kernel, victim: str, state: str, capsys: pytest.Captur
 
 def litter(kernel: Kernel) -> list[str]:
     """Files and sockets in the server's folder for temporary ones."""
-    folder = kernel.entry.folder / TEMPORARY
+    folder = kernel.entry.folder / FOLDER
     return [path.name for path in folder.iterdir() if not path.is_dir()] if folder.exists() else []
 
 
@@ -78,7 +79,7 @@ def last_line(text: str) -> str:
 
 def is_live(pid: int) -> bool:
     row = process_row(pid)
-    return row is not None and row[2] != "Z"
+    return row is not None and row.alive
 
 
 @pytest.mark.parametrize("name", SERVERS)

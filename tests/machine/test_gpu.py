@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
+from nvml_stand_in import Card, fake_nvml, memory
 
 from labkit.common.errors import SettingError
 from labkit.machine import gpu
@@ -20,48 +21,6 @@ from labkit.telemetry.sampler import Sampler
 
 GIB = 2**30
 REAL = bool(gpu.devices())
-
-
-class Card:
-    """What one stand-in card answers; None stands for "not supported"."""
-
-    def __init__(self, **answers: Any) -> None:
-        defaults = {
-            "Name": "NVIDIA H200",
-            "UUID": "GPU-1",
-            "PowerUsage": 120_000,
-            "EnforcedPowerLimit": 700_000,
-            "UtilizationRates": SimpleNamespace(gpu=40, memory=7),
-            "Temperature": 31,
-            "TotalEnergyConsumption": 5_000_000,
-            "memory_v1": SimpleNamespace(total=140 * GIB, used=int(0.6 * GIB)),
-            "memory_v2": SimpleNamespace(total=140 * GIB, used=0),
-        }
-        self.answers = defaults | answers
-
-
-def fake_nvml(cards: list[Card]) -> ModuleType:
-    nvml: Any = ModuleType("pynvml")
-    nvml.NVMLError = type("NVMLError", (Exception,), {})
-    nvml.NVML_TEMPERATURE_GPU = 0
-    nvml.nvmlMemory_v2 = 0x02000028
-
-    def answer(card: Card, name: str) -> Any:
-        if card.answers[name] is None:
-            raise nvml.NVMLError("Not Supported")
-        return card.answers[name]
-
-    def asks(name: str) -> Callable[..., Any]:
-        return lambda card, *rest: answer(card, name)
-
-    for name in ("Name", "UUID", "PowerUsage", "EnforcedPowerLimit", "UtilizationRates", "Temperature", "TotalEnergyConsumption"):
-        setattr(nvml, f"nvmlDeviceGet{name}", asks(name))
-    nvml.nvmlDeviceGetMemoryInfo = lambda card, version=None: answer(card, "memory_v2" if version else "memory_v1")
-    nvml.nvmlInit = lambda: None
-    nvml.nvmlSystemGetDriverVersion = lambda: "580.159.04"
-    nvml.nvmlDeviceGetCount = lambda: len(cards)
-    nvml.nvmlDeviceGetHandleByIndex = lambda index: cards[index]
-    return nvml
 
 
 @pytest.fixture
@@ -193,3 +152,68 @@ def test_nothing_to_watch_is_an_error(nvml: Callable[..., None]) -> None:
     nvml()
     with pytest.raises(SettingError, match="no GPU"):
         Sampler()
+
+
+CARDS = (
+    {"UUID": "GPU-aaaa-1", "Name": "NVIDIA L20"},
+    {"UUID": "GPU-aabb-2", "Name": "NVIDIA H100"},
+    {"UUID": "GPU-cccc-3", "Name": "NVIDIA H100"},
+)
+
+
+@pytest.mark.parametrize(
+    ("variable", "indices"),
+    [
+        (None, [0, 1, 2]),
+        ("1", [1]),
+        ("2,0", [2, 0]),
+        (" 2 , 0 ", [2, 0]),
+        ("GPU-cccc-3", [2]),
+        ("GPU-cccc", [2]),
+        ("", []),
+        ("-1", []),
+        ("0,7,1", [0]),
+        ("GPU-aa", []),
+        ("all", []),
+    ],
+)
+def test_what_cuda_visible_devices_leaves(
+    nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch, variable: str | None, indices: list[int]
+) -> None:
+    nvml(*(Card(**answers) for answers in CARDS))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("LABKIT_DEVICE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert [device.index for device in gpu.visible()] == indices
+    assert gpu.device_kind() == ("gpu" if indices else "cpu")
+
+
+def test_a_mig_slice_is_seen_by_its_uuid_with_its_own_memory(nvml: Callable[..., None]) -> None:
+    part = Card(UUID="MIG-1111", Name="NVIDIA A100 MIG 1g.10gb", memory_v2=memory(3 * GIB, 10 * GIB), PowerUsage=None)
+    nvml(Card(UUID="GPU-aaaa-1"), Card(UUID="GPU-aabb-2", slices=(part,)))
+    (seen,) = gpu.visible({"CUDA_VISIBLE_DEVICES": "MIG-1111"})
+    assert (seen.index, seen.uuid, seen.cuda_name, seen.total_bytes, seen.power_watts) == (1, "MIG-1111", "MIG-1111", 10 * GIB, None)
+    assert gpu.memory_used(["MIG-1111"]) == [3 * GIB]
+    assert gpu.visible({"CUDA_VISIBLE_DEVICES": "MIG-9999"}) == []
+
+
+def test_gpus_are_chosen_by_index_or_uuid_among_the_visible(nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml(*(Card(**answers) for answers in CARDS))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")
+    assert [device.index for device in gpu.select([1])] == [1]
+    assert [device.cuda_name for device in gpu.select(["GPU-cccc-3", "1"])] == ["2", "1"]
+    with pytest.raises(SettingError, match=r"no GPU 0 for this process \(CUDA_VISIBLE_DEVICES is '2,1'\)") as failure:
+        gpu.select([0])
+    assert failure.value.fix == "There is: 2 (NVIDIA H100), 1 (NVIDIA H100)."
+    for wrong in ([], [1, 1], [1, "GPU-aabb"], ["H100"], [-1]):
+        with pytest.raises(SettingError):
+            gpu.select(wrong)
+
+
+def test_memory_is_told_for_the_gpus_asked_for(nvml: Callable[..., None]) -> None:
+    cards = [Card(**answers) for answers in CARDS]
+    cards[1].hold(7 * GIB)
+    nvml(*cards)
+    assert gpu.memory_used() == [0, 7 * GIB, 0]
+    assert gpu.memory_used(["GPU-aabb-2", "GPU-gone"]) == [7 * GIB, 0]

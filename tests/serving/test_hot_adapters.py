@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from labkit.chat.served import resolve_model_name
 from labkit.common.errors import AdapterError, LabError, NotRunning, SettingError, VerificationError
 from labkit.engines import ENGINES
-from labkit.serving import servers
+from labkit.serving import launch, servers
 from labkit.serving.hot_adapters import with_lora
 
 MODULES = ("q_proj", "v_proj")
@@ -237,10 +237,10 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What `serve` would have started: records with their environments."""
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("LABKIT_DEVICE", "gpu")
-    monkeypatch.setattr(servers.environments, "python", lambda engine: Path("python"))
+    monkeypatch.setattr(launch.environments, "python", lambda engine: Path("python"))
     calls: list[Any] = []
 
-    def start(kind: Any, record: Any, environment: dict[str, str]) -> Any:
+    def start(engine: Any, record: Any, environment: dict[str, str], *, share_gpu: bool) -> Any:
         calls.append((record, environment))
         return SimpleNamespace(wait=lambda timeout: None)
 

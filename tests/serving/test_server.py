@@ -8,79 +8,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
+from fake_server import ENGINE, free_port
 
-from labkit.common.errors import LabError, MemoryHeld, NotRunning, PortInUse, StartFailed
-from labkit.common.logs import Explanation, Stage
-from labkit.common.settings import settings
-from labkit.engines.engine import Engine
-from labkit.serving import held_memory
-from labkit.serving.registry import Record, ServerFolder, is_alive
-from labkit.serving.server import Server, start
-from labkit.serving.supervisor import write_json
-
-ENGINE = Engine(
-    name="fake",
-    title="Fake",
-    runtime="fake",
-    module=(),
-    port_variable="LABKIT_PORT_FAKE",
-    key_variable="FAKE_KEY",
-    stages=(Stage("importing", "", 1, 1), Stage("loading", "loading", 1, 1), Stage("serving", "serving", 1, 1)),
-    explanations=(Explanation(r"bad flag (\S+)", "It does not know {0}.", "Leave {0} out."),),
-    grace_seconds=5.0,
-)
-FAKE = str(Path(__file__).parents[1] / "fake_engine.py")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
-    monkeypatch.setenv("LABKIT_DEVICE", "cpu")
-    return tmp_path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
+from labkit.common.errors import LabError, NotRunning, PortInUse, StartFailed
+from labkit.serving import stopping
+from labkit.serving.process_table import is_alive, start_ticks
+from labkit.serving.registry import ServerFolder
+from labkit.serving.server import Server
 
 Begin = Callable[..., Server]
 
 
-@pytest.fixture
-def begin(home: Path) -> Iterator[Begin]:
-    """Start the stand-in with further words on its command line; whatever still runs is stopped after the test."""
-    made: list[Server] = []
-
-    def start_one(*words: str, port: int | None = None, owner: str = "kernel", device: str = "cpu") -> Server:
-        where, number = settings(), port or free_port()
-        record = Record(
-            name="fake",
-            engine="fake",
-            command=[sys.executable, FAKE, str(number), *words],
-            shown="",
-            port=number,
-            model="m",
-            source="",
-            key_file=str(where.key_file("fake")),
-            out=str(where.logs / "fake" / "1.out.log"),
-            err=str(where.logs / "fake" / "1.err.log"),
-            owner=owner,
-            device=device,
-        )
-        made.append(start(ENGINE, record, {"FAKE_KEY": where.key("fake")}))
-        return made[-1]
-
-    yield start_one
-    for server in made:
-        server.stop()
+@pytest.fixture(autouse=True)
+def own_home(home: Path) -> None:
+    """Every test here has its own."""
 
 
 def test_ready_means_a_token_came_back_and_stages_are_timed(begin: Begin) -> None:
@@ -206,19 +154,14 @@ def test_strays_of_killed_guards_are_named_refused_and_ended_by_stop(begin: Begi
     assert server.stop().processes_left == 0
 
 
-def test_owner_kernel_ends_with_the_process_that_started_it(home: Path, tmp_path: Path) -> None:
+def test_owner_kernel_ends_with_the_process_that_started_it(home: Path) -> None:
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "import test_server as t, os, signal\n"
-        "from labkit.serving.server import start\n"
-        "where = t.settings(); port = t.free_port()\n"
-        "record = t.Record('fake', 'fake', [sys.executable, t.FAKE, str(port)], '', port, 'm', '', str(where.key_file('fake')),\n"
-        "    str(where.logs / 'fake/1.out.log'), str(where.logs / 'fake/1.err.log'), 'kernel', 'cpu')\n"
-        "start(t.ENGINE, record, {'FAKE_KEY': where.key('fake')}).wait(30)\n"
+        "import os, signal, sys; sys.path[:0] = sys.argv[1:3]\n"
+        "import fake_server; fake_server.begin().wait(30)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", code, str(here), str(here.parent)], capture_output=True, text=True)
+    tests = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, str(tests), str(tests.parent)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     entry = ServerFolder("fake")
     deadline = time.monotonic() + 10
@@ -248,28 +191,46 @@ def test_attaching_to_nothing_says_how_to_start() -> None:
         Server(ENGINE, ServerFolder("fake"))
 
 
-def test_memory_that_did_not_come_back_stops_the_next_start(begin: Begin, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = 5 * 2**30
-    (home / "state").mkdir()
-    write_json(home / "state" / "memory-held.json", {"baseline": [2**30]})
-    monkeypatch.setattr(held_memory, "memory_used", lambda: [2**30 + held])
-    with pytest.raises(MemoryHeld, match="5.0 GiB"):
-        begin(device="gpu")
-    monkeypatch.setattr(held_memory, "memory_used", lambda: [2**30])
-    assert begin(device="gpu").wait(30).state == "ready"
-
-
-def test_a_server_without_gpu_is_not_asked_for_the_memory_that_an_engine_took_meanwhile(
-    begin: Begin, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Open-WebUI is often started first and stopped while an engine holds the card."""
-    monkeypatch.setattr(held_memory, "memory_used", lambda: [2**30])
-    page = begin().wait(30)
-    monkeypatch.setattr(held_memory, "memory_used", lambda: [100 * 2**30])
-    write_json(home / "state" / "memory-held.json", {"baseline": [2**30]})
-    assert page.stop().returned and (home / "state" / "memory-held.json").exists(), "what an engine left is still remembered"
-    assert begin().wait(30).state == "ready"
-
-
 def test_a_pid_that_came_back_is_not_mistaken() -> None:
     assert not is_alive(os.getpid(), 1)
+
+
+def test_two_servers_of_one_engine_run_side_by_side_and_stop_one_by_one(begin: Begin) -> None:
+    first, second = begin(name="fake").wait(30), begin(name="draft").wait(30)
+    assert first.port != second.port and first.key != second.key and first.log.parent != second.log.parent
+    assert not {p.pid for p in first.processes()} & {p.pid for p in second.processes()}
+    assert first.stop().returned and (first.state, second.state) == ("ended", "ready")
+    assert second.answers() and second.stop().processes_left == 0
+
+
+def test_a_port_that_was_given_to_a_server_which_is_still_starting_is_its_own(begin: Begin) -> None:
+    first = begin("--slow", "3", name="first")
+    with pytest.raises(PortInUse, match="belongs to the server 'first'"):
+        begin(name="second", port=first.port)
+
+
+def test_stop_comes_back_from_guards_that_do_not_answer(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "KILL_SECONDS", 1.0)
+    server = begin().wait(30)
+    server.engine = replace(ENGINE, grace_seconds=0.5)
+    guards = ServerFolder("fake").guards()
+    for guard in guards:
+        os.kill(guard, signal.SIGSTOP)
+    report = server.stop()
+    assert (report.processes_left, report.left, report.signal) == (0, (), "SIGKILL")
+    assert server.state == "ended" and not any(is_alive(pid, start_ticks(pid)) for pid in guards)
+
+
+def test_what_cannot_be_killed_is_reported_by_pid_and_state(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL has no effect here, as on a process that hangs in a driver."""
+    monkeypatch.setattr(stopping, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "KILL_SECONDS", 0.3)
+    server = begin(owner="lab").wait(30)
+    server.engine = replace(ENGINE, grace_seconds=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "signal_process", lambda pid, number: None)
+        report = server.stop()
+    assert not report.returned and report.processes_left == len(report.left) >= 4
+    assert any(text.startswith(f"pid {server.pid} (state S") for text in report.left) and report.left[0] in str(report)
+    assert server.stop().processes_left == 0

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit.serving import supervisor
-from labkit.serving.supervisor import Spec, process_row, process_table, write_json
+from labkit.serving import temporary
+from labkit.serving.guards import PROGRAM
+from labkit.serving.process_table import descendants, process_row, process_table
+from labkit.serving.supervisor import ROOM, TICK_SECONDS, Spec, write_json
 
 TREE = """
 import os, subprocess, sys, time
@@ -37,7 +39,7 @@ class Run:
         self.spec = Spec([*command, self.mark], str(folder), str(folder / "out"), str(folder / "err"), grace)
         write_json(folder / "spec.json", asdict(self.spec))
         read_end, self.write_end = os.pipe()
-        arguments = [sys.executable, "-I", supervisor.__file__, str(folder / "spec.json")] + ([str(read_end)] if owned else [])
+        arguments = [sys.executable, "-I", "-c", PROGRAM, str(folder / "spec.json")] + ([str(read_end)] if owned else [])
         self.watcher = subprocess.Popen(arguments, pass_fds=[read_end] if owned else [], start_new_session=True)
         os.close(read_end)
 
@@ -52,7 +54,7 @@ class Run:
 
     def members(self) -> list[int]:
         """Every process of this run, found by the folder's name in its command line or its parent's."""
-        return [self.watcher.pid, *supervisor.descendants(self.watcher.pid)]
+        return [self.watcher.pid, *descendants(self.watcher.pid)]
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def started(each: Run) -> list[int]:
 
 
 def gone(pids: list[int]) -> bool:
-    return not any((row := process_row(pid)) and row[2] != "Z" for pid in pids)
+    return not any((row := process_row(pid)) and row.alive for pid in pids)
 
 
 @pytest.mark.parametrize("victim", ["watcher", "keeper", "engine"])
@@ -162,7 +164,7 @@ def test_without_an_owner_it_lives_on(run: Callable[..., Run]) -> None:
     each = run(owned=False)
     pids = started(each)
     os.close(each.write_end)
-    time.sleep(2 * supervisor.TICK_SECONDS)
+    time.sleep(2 * TICK_SECONDS)
     assert not gone(pids[:1]) and len(each.members()) == 5
     each.watcher.terminate()
     wait_for(lambda: gone(pids), 10)
@@ -216,7 +218,7 @@ def test_litter(run: Callable[..., Run], victim: str) -> None:
     each = run(LITTERER)
     wait_for(lambda: os.path.exists(each.mark) and Path(each.mark).read_text())
     folder = Path(Path(each.mark).read_text())
-    assert folder == each.folder / supervisor.TEMPORARY and len(list(folder.iterdir())) == 5
+    assert folder == each.folder / temporary.FOLDER and len(list(folder.iterdir())) == 5
     os.kill(each.pid(victim), signal.SIGKILL)
     each.watcher.wait(10)
     assert each.exit() and [path.name for path in folder.iterdir()] == ["torchinductor_somebody"]
@@ -225,7 +227,7 @@ def test_litter(run: Callable[..., Run], victim: str) -> None:
 def test_a_folder_whose_name_is_too_long_for_sockets_is_not_made_the_engine_s(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 60)
     deep.mkdir()
-    assert supervisor._temporary(Spec([], str(deep), "", "")) == {}
+    assert temporary.environment(deep) == {}
 
 
 @pytest.mark.parametrize("victim", ["", "keeper"])
@@ -241,7 +243,7 @@ def test_on_a_full_disk_the_end_is_still_written_down(run: Callable[..., Run], v
         each.watcher.terminate()
     each.watcher.wait(10)
     assert each.exit()["reason"] == ("keeper died" if victim else "stopped")
-    assert not (each.folder / supervisor.ROOM).exists()
+    assert not (each.folder / ROOM).exists()
 
 
 def test_the_engine_does_not_hold_the_kernel_s_pipe(run: Callable[..., Run]) -> None:
@@ -252,5 +254,35 @@ def test_the_engine_does_not_hold_the_kernel_s_pipe(run: Callable[..., Run]) -> 
 
 
 def test_process_table_reads_this_process() -> None:
-    row = next(row for row in process_table() if row[0] == os.getpid())
-    assert row[1] == os.getppid() and row[3] == os.getsid(0) and row[2] == "R"
+    row = next(row for row in process_table() if row.pid == os.getpid())
+    assert row.parent == os.getppid() and row.session == os.getsid(0) and row.state == "R"
+
+
+UNKILLABLE = """
+import os, sys
+from labkit.serving import supervisor
+send = supervisor._send
+def spare(pid, number):
+    if number != supervisor.signal.SIGKILL or b"hanging" not in open(f"/proc/{pid}/cmdline", "rb").read():
+        send(pid, number)
+supervisor._send, supervisor.KILL_SECONDS = spare, 0.5
+supervisor.main(sys.argv[1:])
+"""
+"""The guards on a machine where SIGKILL has no effect on one worker, as on one that hangs in a driver."""
+
+
+def test_a_process_that_cannot_be_killed_is_written_down_and_left(tmp_path: Path) -> None:
+    worker = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)  # hanging"
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True); time.sleep(600)"
+    spec = Spec([sys.executable, "-c", code], str(tmp_path), str(tmp_path / "out"), str(tmp_path / "err"), 0.5)
+    write_json(tmp_path / "spec.json", asdict(spec))
+    watcher = subprocess.Popen([sys.executable, "-c", UNKILLABLE, str(tmp_path / "spec.json")], cwd=Path(__file__).parents[2])
+    wait_for(lambda: len(descendants(watcher.pid)) == 3 and (tmp_path / "pids.json").exists())
+    keeper, engine, hanging = descendants(watcher.pid)
+    watcher.terminate()
+    watcher.wait(20)
+    ended = json.loads((tmp_path / "exit.json").read_text())
+    row = process_row(hanging)
+    assert ended["reason"] == "stopped" and ended["left"] == [[hanging, row and row.started]]
+    assert gone([keeper, engine]) and not gone([hanging])
+    os.kill(hanging, signal.SIGKILL)

@@ -14,7 +14,7 @@ import pytest
 
 from labkit.common.errors import LabError
 from labkit.common.logs import Explanation
-from labkit.serving.supervisor import process_row
+from labkit.serving.process_table import process_row
 from labkit.workers import commands
 
 
@@ -91,7 +91,7 @@ def test_it_ends_with_a_killed_notebook(tmp_path: Path) -> None:
 
 def gone(pid: int) -> bool:
     deadline = time.monotonic() + 10
-    while (row := process_row(pid)) is not None and row[2] != "Z":
+    while (row := process_row(pid)) is not None and row.alive:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from labkit.common.errors import LabError, NoSpace
-from labkit.serving.supervisor import process_row
+from labkit.serving.process_table import process_row
 from labkit.workers import launch
 
 HEAD = "import os, sys, time\nfrom labkit.workers import side\n"
@@ -35,7 +35,7 @@ def run(tmp_path: Path, body: str, request: dict[str, Any] | None = None, **opti
 
 def alive(pid: int) -> bool:
     row = process_row(pid)
-    return row is not None and row[2] != "Z"
+    return row is not None and row.alive
 
 
 def gone(pid: int, seconds: float = 10) -> bool:

@@ -1,26 +1,28 @@
 """Starts the processes of a server under its two guards, after everything that can be refused has been looked at.
 
-Covers: the lock of a name, a busy port, memory that did not come back, the pipe that ties a server to this process. Does not cover:
+Covers: one start at a time, a busy port or GPU, memory that did not come back, the pipe that ties a server to this process. Does not cover:
 when it is ready (`starting`), its end (`server`), what the guards do (`supervisor`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from ..common.errors import LabError
+from ..common.errors import LabError, PortInUse
+from ..common.locks import locked
+from ..common.settings import settings
 from ..engines.engine import Engine
-from ..machine import gpu, ports
-from . import held_memory, registry, supervisor
-from .registry import Record, ServerFolder
+from ..machine import ports
+from . import held_memory, placement
+from .process_table import start_ticks
+from .registry import Record, ServerFolder, alive
+from .supervisor import Spec, write_json
 
 LOGS_KEPT = 10
 
@@ -28,25 +30,35 @@ _lifelines: dict[Path, int] = {}
 """Server folder -> our end of its pipe. It closes with this process, however this process ends."""
 
 
-def launch(engine: Engine, record: Record, environment: dict[str, str]) -> ServerFolder:
+PROGRAM = (
+    f"import sys; sys.path.append({str(Path(__file__).resolve().parents[2])!r}); "
+    "from labkit.serving.supervisor import main; main(sys.argv[1:])"
+)
+"""What each watcher runs, in a Python that sees nobody's environment, folder or user packages (-I)."""
+
+
+def launch(engine: Engine, record: Record, environment: dict[str, str], *, share_gpu: bool = False) -> ServerFolder:
     """Start the processes of `record` under the guards and return at once; `Server.wait` waits for ready.
 
     `environment` is added to this process's own, and carries the key: it reaches the engine and no file. Raises, before
-    any process starts: `LabError` if one of that name runs, `PortInUse`, `MemoryHeld`.
+    any process starts: `LabError` if one of that name runs, `PortInUse`, `GpuInUse` unless `share_gpu`, `MemoryHeld`.
     """
     entry = ServerFolder(record.name)
-    with locked(entry):
+    with locked(settings().state / "servers.lock"):  # one start at a time, so that two cannot take the same port or GPU
+        entry.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _require_ended(entry)
-        ports.require_free(record.port, engine.port_variable)
+        _require_port(engine, record)
         if record.device == "gpu":  # Open-WebUI holds none: what an engine takes meanwhile is not its own
-            held_memory.require_returned()
-            record.baseline = gpu.memory_used()
+            if not share_gpu:
+                placement.require_unused(record)
+                held_memory.require_returned(record.gpus)
+            record.baseline = held_memory.measure(record)
         entry.forget()
         record.created_at = time.time()
         _drop_old_logs(Path(record.out).parent)
-        spec = supervisor.Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds)
+        spec = Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds)
         record.watcher = _launch(entry, spec, record.owner, {**os.environ, **environment})
-        record.watcher_started = registry.start_ticks(record.watcher)
+        record.watcher_started = start_ticks(record.watcher)
         entry.save(record)
     return entry
 
@@ -62,11 +74,21 @@ def _require_ended(entry: ServerFolder) -> None:
         )
 
 
-def _launch(entry: ServerFolder, spec: supervisor.Spec, owner: str, environment: dict[str, str]) -> int:
+def _require_port(engine: Engine, record: Record) -> None:
+    """Raise `PortInUse` for a port that somebody listens on, or that a server which is still starting has been given."""
+    other = next((other.name for _, other in alive() if other.port == record.port and other.name != record.name), "")
+    if other:
+        raise PortInUse(
+            f"Port {record.port} belongs to the server {other!r}.", f"./lab down {other} stops it, or choose another: port=<port>."
+        )
+    ports.require_free(record.port, engine.port_variable)
+
+
+def _launch(entry: ServerFolder, spec: Spec, owner: str, environment: dict[str, str]) -> int:
     """Start the watcher, in a session of its own; with owner "kernel" it gets one end of a pipe to this process."""
     path = entry.folder / "spec.json"
-    supervisor.write_json(path, asdict(spec))
-    arguments = [sys.executable, "-I", supervisor.__file__, str(path)]
+    write_json(path, asdict(spec))
+    arguments = [sys.executable, "-I", "-c", PROGRAM, str(path)]
     read_end = write_end = -1
     if owner == "kernel":
         read_end, write_end = os.pipe()
@@ -94,6 +116,7 @@ _children: list[subprocess.Popen[bytes]] = []
 
 
 def let_go(entry: ServerFolder) -> None:
+    """Close our end of the pipe to the watcher of `entry`, and collect watchers that have ended."""
     if entry.folder in _lifelines:
         os.close(_lifelines.pop(entry.folder))
     for child in _children:
@@ -106,15 +129,7 @@ def _drop_old_logs(folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-@contextmanager
-def locked(entry: ServerFolder) -> Iterator[None]:
-    """One start of a name at a time, over all processes."""
-    entry.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(entry.folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def signal_process(pid: int, number: int) -> None:
+    """Send a signal to a process that may be gone."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)

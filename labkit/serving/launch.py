@@ -1,0 +1,181 @@
+"""What `serve` starts, worked out before anything is: the argument list, the environment, ports, GPUs and files of one server.
+
+Covers: every engine that serves a model. Does not cover: processes (`guards`), whether it runs already (`servers`), whether the model
+fits. Used by notebooks 03, 04 and 06 through `serve`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import SettingError
+from ..common.settings import Settings, settings
+from ..engines import ENGINES, model_engines, open_webui
+from ..engines.engine import Engine
+from ..engines.flags import flags
+from ..machine import gpu, ports
+from ..models.profiles import Profile
+from ..runtimes import environments
+from . import keys
+from .hot_adapters import require_first, with_lora
+from .model_source import choose_model, model_source, quantisation, weight_bytes
+from .placement import place
+from .registry import Record, alive
+
+SMALL_BYTES = 100 * 2**20
+"""Weights of a model folder that loads and computes at once: what then takes time on CPU is starting processes."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PORTS_TRIED = 200
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One server before its start. `environment` is added to this process's own and holds the key: print it nowhere."""
+
+    engine: Engine
+    record: Record
+    environment: Mapping[str, str]
+
+    def announcement(self) -> str:
+        """The command as one could paste it, and what config.json says about quantisation."""
+        quantised = quantisation(Path(self.record.source) / "config.json")
+        note = f"\ncheckpoint: quantised, {quantised} (from its config.json; no flag is needed)" if quantised else ""
+        return f"{self.record.shown}{note}"
+
+
+def plan_launch(
+    engine_name: str,
+    model: str | Path | Profile = "auto",
+    *,
+    name: str | None = None,
+    port: int | None = None,
+    gpus: Sequence[int | str] | None = None,
+    owner: str | None = None,
+    use_modelscope: bool = False,
+    hot_adapters: bool = False,
+    extra: Sequence[str] = (),
+    options: Mapping[str, object],
+) -> Launch:
+    """The launch that `serve` with the same arguments makes; starts nothing.
+
+    Makes what a start needs and is not there: the folder of a course model, the engine's environment (minutes), the key. Raises
+    `SettingError`, `ProfileError`, `InstallError` and what `hot_adapters.require_first` raises, the cheap ones first.
+    """
+    engine, config = _engine(engine_name), settings()
+    server = _server_name(engine, name)
+    _require_own_names(engine, options)
+    device = gpu.device_kind()
+    chosen_options = with_lora(engine, options, extra, hot=hot_adapters, device=device)
+    chosen = choose_model(model)
+    source, brought = model_source(chosen, config)
+    served = str(
+        chosen_options.pop("served_model_name", None) or (chosen.served_name if isinstance(chosen, Profile) else Path(source).name)
+    )
+    number = port or _port(engine, server, config)
+    argv = flags(
+        {"served_model_name": served, "host": "127.0.0.1", "port": number}
+        | _translate(engine, brought)
+        | engine.flags
+        | (engine.cpu_flags if device == "cpu" else {})
+        | chosen_options
+    )
+    placement = place(engine, [*argv, *extra], device, gpus)
+    require_first(engine, source, chosen_options)
+    python = str(environments.python(engine.runtime))
+    model_argv = [engine.model_flag, source] if engine.model_flag else [source]
+    command = [python, "-m", *engine.module, *model_argv, *keys.key_argv(engine, server, config), *argv, *extra]
+    environment = _environment(engine, source, device, use_modelscope=use_modelscope) | placement.environment
+    if hot_adapters and engine.adapters:
+        environment |= engine.adapters.environment
+    stamp, folder = time.strftime("%Y%m%d-%H%M%S"), config.logs / server
+    record = Record(
+        name=server,
+        engine=engine.name,
+        command=command,
+        shown=_shown(engine, server, config, command, environment),
+        port=number,
+        model=served,
+        source=source,
+        key_file=str(keys.key_file(server, config)),
+        out=str(folder / f"{stamp}.out.log"),
+        err=str(folder / f"{stamp}.err.log"),
+        owner=owner or config.owner,
+        device=device,
+        gpus=placement.gpus,
+    )
+    secret = keys.key_environment(engine, server, config)
+    return Launch(engine, record, {**config.cache_environment(), **environments.own_path(engine.runtime), **environment, **secret})
+
+
+def _engine(name: str) -> Engine:
+    if name not in model_engines():
+        other = " Open-WebUI is started by labkit.webui.serve()." if name == open_webui.ENGINE.name else ""
+        raise SettingError(f"There is no engine {name!r} that serves a model.{other}", f"Use one of: {', '.join(model_engines())}.")
+    return ENGINES[name]
+
+
+def _server_name(engine: Engine, name: str | None) -> str:
+    """`name`, or the engine's. Raises `SettingError` for one that is no file name, or that another engine's server has by default."""
+    if name is None:
+        return engine.name
+    if not NAME.fullmatch(name):
+        raise SettingError(f"{name!r} is no name for a server.", 'Use letters, digits, ".", "_" and "-": name="draft".')
+    if name in ENGINES and name != engine.name:
+        raise SettingError(f"{name!r} is the name of {ENGINES[name].title}'s own server.", 'Choose another one: name="draft".')
+    return name
+
+
+def _port(engine: Engine, server: str, config: Settings) -> int:
+    """The engine's own port for the server that has its name; for another the one it runs on, or the next one that is free."""
+    if server == engine.name:
+        return config.ports[engine.name]
+    taken = {record.name: record.port for _, record in alive()}
+    if server in taken:
+        return taken[server]
+    first = config.ports[engine.name] + 1
+    for number in range(first, min(first + PORTS_TRIED, 65536)):
+        if number not in taken.values() and ports.listener(number) is None:
+            return number
+    raise SettingError(f"No port from {first} on is free.", "Give one: port=<1024 to 65535>.")
+
+
+def _require_own_names(engine: Engine, options: Mapping[str, object]) -> None:
+    """Raise `SettingError` for a flag that the other engine has, and for the one that labkit itself needs."""
+    foreign = {name: engine.names[name] for name in options if name in engine.names}
+    if foreign:
+        what = ", ".join(f"{name} is {own}" for name, own in foreign.items())
+        raise SettingError(f"{engine.title} has other words: {what}.", "labkit.flag_table() shows both engines' flags and how they differ.")
+    if engine.key_flag in options:
+        raise SettingError(
+            f"{engine.title} takes one --{engine.key_flag} file, and labkit uses it for the key.",
+            "Give the flags that are in yours as keywords.",
+        )
+
+
+def _translate(engine: Engine, brought: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile's flags, named and valued as this engine wants them."""
+    return {engine.names.get(name, name): engine.values.get(name, {}).get(value, value) for name, value in brought.items()}
+
+
+def _environment(engine: Engine, source: str, device: str, *, use_modelscope: bool) -> dict[str, str]:
+    """What the engine gets besides this process's own environment, the caches' folders and the key."""
+    environment, local = dict(engine.environment), Path(source).is_dir()
+    if device == "cpu":
+        environment |= engine.cpu_environment | (engine.small_environment if local and weight_bytes(source) < SMALL_BYTES else {})
+    if local:
+        environment["HF_HUB_OFFLINE"] = "1"  # a folder needs no hub, and a slow hub must not hold up the start
+    if use_modelscope and not local:
+        environment[engine.hub_variable] = "True"
+    return environment
+
+
+def _shown(engine: Engine, server: str, config: Settings, command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The command as a line for a terminal; the key is read from its file when the line runs."""
+    key = [f'{engine.key_variable}="$(cat {shlex.quote(str(keys.key_file(server, config)))})"'] if engine.key_variable else []
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), *key, shlex.join(command)])

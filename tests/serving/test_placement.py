@@ -1,0 +1,140 @@
+"""Servers and their GPUs: whose memory is whose, who may start where, and what is judged when it is shared. NVML is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nvml_stand_in import GIB, Card, fake_nvml
+
+from labkit.common.errors import GpuInUse, MemoryHeld
+from labkit.engines import ENGINES
+from labkit.serving import held_memory, placement
+from labkit.serving.registry import Record, ServerFolder
+from labkit.serving.server import Server
+
+Begin = Callable[..., Server]
+
+
+@pytest.fixture
+def cards(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Card]:
+    """Two GPUs; what they hold is the test's to say."""
+    made = [Card(UUID="GPU-a"), Card(UUID="GPU-b")]
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(made))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LABKIT_DEVICE", "gpu")
+    monkeypatch.setattr(held_memory, "RETURN_SECONDS", 3.0)
+    return made
+
+
+def test_the_baseline_is_that_of_its_own_gpus(begin: Begin, cards: list[Card]) -> None:
+    cards[0].hold(50 * GIB)  # another user's
+    server = begin(gpus=("GPU-b",)).wait(30)
+    assert (server.gpus, server.memory_baseline) == (["GPU-b"], [0])
+    cards[0].hold(90 * GIB)
+    cards[1].hold(20 * GIB)
+    threading.Timer(0.5, cards[1].hold, [0]).start()  # the driver takes its time
+    report = server.stop()
+    assert (report.memory_before, report.memory_after, report.baseline, report.returned) == (20 * GIB, 0, 0, True)
+
+
+def test_memory_that_does_not_come_back_stops_the_next_start_on_that_gpu_only(begin: Begin, cards: list[Card], home: Path) -> None:
+    server = begin(gpus=("GPU-a",)).wait(30)
+    cards[0].hold(5 * GIB)
+    report = server.stop()
+    assert not report.returned and "NOT returned (it was 0.0 GiB" in str(report)
+    with pytest.raises(MemoryHeld, match=r"5\.0 GiB .* a process outside this kit"):
+        begin(gpus=("GPU-a",))
+    other = begin(gpus=("GPU-b",)).wait(30)
+    assert other.stop().returned and (home / "state" / "memory-held.json").exists(), "what is held on the first is still remembered"
+    cards[0].hold(0)
+    assert begin(gpus=("GPU-a",)).wait(30).state == "ready" and not (home / "state" / "memory-held.json").exists()
+
+
+def test_a_note_that_an_older_labkit_wrote_is_read(begin: Begin, cards: list[Card], home: Path) -> None:
+    (home / "state").mkdir()
+    (home / "state" / "memory-held.json").write_text(json.dumps({"baseline": [0, 0]}))
+    cards[1].hold(3 * GIB)
+    with pytest.raises(MemoryHeld, match=r"3\.0 GiB"):
+        begin(gpus=("GPU-b",))
+    assert begin(gpus=("GPU-a",)).wait(30).state == "ready"
+
+
+def test_a_server_without_gpu_is_not_asked_for_the_memory_that_an_engine_took_meanwhile(begin: Begin, cards: list[Card]) -> None:
+    """Open-WebUI is often started first and stopped while an engine holds the card."""
+    page = begin().wait(30)
+    cards[0].hold(100 * GIB)
+    assert page.stop().returned and begin().wait(30).state == "ready"
+
+
+def test_two_servers_on_two_gpus_do_not_see_each_other(begin: Begin, cards: list[Card]) -> None:
+    first = begin(name="first", gpus=("GPU-a",)).wait(30)
+    cards[0].hold(60 * GIB)
+    second = begin(name="second", gpus=("GPU-b",)).wait(30)
+    cards[1].hold(70 * GIB)
+    cards[0].hold(0)
+    assert first.stop().returned, "what the second holds is not the first one's"
+    cards[1].hold(0)
+    assert second.stop().returned
+
+
+def test_a_gpu_that_another_server_uses_is_refused_with_its_name(begin: Begin, cards: list[Card]) -> None:
+    begin(name="first", gpus=("GPU-a",)).wait(30)
+    with pytest.raises(GpuInUse, match=r"GPU 0 \(NVIDIA H200\) is used by first") as failure:
+        begin(name="second", gpus=("GPU-a", "GPU-b"))
+    assert "gpus=[1]" in failure.value.fix and "share_gpu=True" in failure.value.fix
+    assert ServerFolder("second").record is None, "nothing was started or written"
+    begin(name="third", gpus=("GPU-b",)).wait(30)
+    with pytest.raises(GpuInUse, match=r"GPU 0 .*, GPU 1 .* is used by first, third") as failure:
+        begin(name="second", gpus=("GPU-a", "GPU-b"))
+    assert "is free" not in failure.value.fix
+
+
+def test_where_two_share_a_gpu_the_last_one_is_judged_for_both(begin: Begin, cards: list[Card]) -> None:
+    cards[0].hold(1 * GIB)
+    first = begin(name="first", gpus=("GPU-a",)).wait(30)
+    cards[0].hold(21 * GIB)
+    second = begin(name="second", gpus=("GPU-a",), share_gpu=True).wait(30)
+    assert second.memory_baseline == [1 * GIB], "before the first of them"
+    cards[0].hold(41 * GIB)
+    report = first.stop()
+    assert report.returned and report.shared == ("second",) and "shared with second, judged when the last one stops" in str(report)
+    cards[0].hold(6 * GIB)  # five of theirs did not come back
+    assert not second.stop().returned
+    cards[0].hold(1 * GIB)
+    assert begin(name="first", gpus=("GPU-a",)).wait(30).state == "ready"
+
+
+def test_a_server_of_an_older_labkit_counts_for_the_first_gpus(begin: Begin, cards: list[Card], home: Path) -> None:
+    begin(name="old", gpus=("GPU-a",)).wait(30)
+    file = home / "state" / "servers" / "old" / "server.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in record.items() if name not in ("gpus", "format")}))
+    with pytest.raises(GpuInUse, match="used by old"):
+        begin(name="new", gpus=("GPU-a",))
+    assert begin(name="new", gpus=("GPU-b",)).wait(30).state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("engine", "argv", "size"),
+    [
+        ("vllm", [], 1),
+        ("vllm", ["--tensor-parallel-size", "2"], 2),
+        ("vllm", ["--tensor-parallel-size=2", "-pp", "2"], 4),
+        ("vllm", ["-tp", "2", "--data-parallel-size", "4"], 8),
+        ("vllm", ["--tensor-parallel-size", "1", "--tensor-parallel-size", "4"], 4),
+        ("sglang", ["--tp", "2", "--dp-size=2"], 4),
+        ("sglang", ["--tensor-parallel-size", "2"], 2),
+    ],
+)
+def test_how_many_gpus_the_flags_ask_for(engine: str, argv: list[str], size: int) -> None:
+    assert placement._size(ENGINES[engine], argv) == size
+
+
+def test_a_record_without_baseline_has_nothing_to_return() -> None:
+    record = Record("x", "vllm", [], "", 1, "m", "", "", "", "", "lab", "cpu")
+    assert held_memory.baseline_of(record) == {} and held_memory.returned({})

@@ -1,0 +1,54 @@
+"""Records of servers outlive an upgrade of labkit, in both directions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from labkit.engines import ENGINES
+from labkit.serving.registry import FORMAT, Record, ServerFolder
+from labkit.serving.server import Server, attach, running
+
+OLD = json.loads((Path(__file__).parents[1] / "data" / "server-format-1.json").read_text())
+"""As labkit 0.1.0 wrote it at db3d3b4, before a server knew its GPUs."""
+
+
+@pytest.fixture
+def upgraded(begin: Callable[..., Server], home: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A live server whose record an older labkit wrote: its guards are the same two programs."""
+    server = begin(owner="lab").wait(30)
+    monkeypatch.setitem(ENGINES, "fake", server.engine)
+    file = home / "state" / "servers" / "fake" / "server.json"
+    now = json.loads(file.read_text())
+    file.write_text(json.dumps({name: now[name] for name in OLD}))
+    return server
+
+
+def test_a_server_that_an_older_labkit_started_is_found_and_stopped(upgraded: Server) -> None:
+    server = attach("fake")
+    assert [each.name for each in running()] == ["fake"]
+    assert (server.pid, server.url, server.state, server.gpus) == (upgraded.pid, upgraded.url, "ready", [])
+    assert server.answers() and [name for name, _ in server.stages][-1] == "serving"
+    report = server.stop()
+    assert (report.processes_left, report.returned, server.state) == (0, True, "ended")
+
+
+def test_what_an_older_labkit_wrote_is_read_with_defaults() -> None:
+    record = Record.from_json(OLD)
+    assert (record.format, record.gpus, record.baseline, record.port) == (1, [], [], 54125)
+    assert record.stages == [("importing", 0.2), ("serving", 0.0)]
+
+
+def test_what_a_newer_labkit_adds_is_ignored(home: Path) -> None:
+    folder = ServerFolder("fake")
+    folder.save(replace(Record.from_json(OLD), format=FORMAT))
+    for name, addition in (("server.json", {"nodes": [1, 2]}), ("exit.json", {"code": 0, "reason": "exited", "ended_at": 1.0, "why": "?"})):
+        file = folder.folder / name
+        file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | addition))
+    assert folder.record == replace(Record.from_json(OLD), format=FORMAT)
+    assert folder.exit is not None and (folder.exit.code, folder.exit.left) == (0, ())
+    assert folder.status().note == "exited, exit code 0"
