@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import labkit
+from labkit.cli import main
 from labkit.common.errors import LabError, StartFailed
 from labkit.models.profiles import profile
 from labkit.serving.server import Server
@@ -99,3 +100,22 @@ def test_up_ps_logs_and_down_outlive_the_terminal(home: Path, tmp_path: Path) ->
     assert "ready" in lab("up", "vllm", "tiny", "--max-num-seqs", "2")
     assert "ready" in lab("ps") and "'max_num_seqs': 2" in lab("logs", "vllm", "-n", "400")
     assert "0 processes left" in lab("down", "vllm") and "ended" in lab("ps")
+
+
+def test_two_servers_run_side_by_side_and_are_stopped_one_by_one(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    draft = labkit.serve("vllm", "tiny", name="draft", owner="kernel", max_num_seqs=2)
+    assert (draft.name, draft.state, server.state) == ("draft", "ready", "ready")
+    assert draft.port != server.port and draft.key != server.key and draft.log.parent != server.log.parent
+    assert not {process.pid for process in draft.processes()} & {process.pid for process in server.processes()}
+    assert [each.name for each in labkit.running()] == ["draft", "vllm"] and attached_elsewhere("draft") == draft.pid
+    for each, other in ((draft, server), (server, draft)):
+        assert ask(each, "/v1/models")[1]["data"][0]["id"] == "tiny" and ask(each, "/v1/models", key=other.key)[0] == 401
+    assert labkit.serve("vllm", "tiny", name="draft", owner="kernel", max_num_seqs=2).pid == draft.pid, "run again, it attaches"
+    assert main(["ps"]) == 0 and [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-2:]] == [
+        ["draft", "ready"],
+        ["vllm", "ready"],
+    ]
+    assert main(["logs", "draft", "-n", "3"]) == 0 and capsys.readouterr().out.strip()
+    report = draft.stop()
+    assert report.processes_left == 0 and (draft.state, server.state) == ("ended", "ready")
+    assert ask(server, "/health")[0] == 200
