@@ -51,7 +51,7 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
         if record.device == "gpu":  # Open-WebUI holds none: what an engine takes meanwhile is not its own
             if not share_gpu:
                 placement.require_unused(record)
-                held_memory.require_returned(record.gpus)
+            held_memory.require_returned(record)
             record.baseline = held_memory.measure(record)
         entry.forget()
         record.created_at = time.time()

@@ -71,9 +71,13 @@ def wait_returned(baseline: Baseline, on_wait: Callable[[float], None] = lambda 
     return True
 
 
-def require_returned(uuids: list[str]) -> None:
-    """Raise `MemoryHeld` if an earlier stop left memory behind on one of the GPUs and it is still not back, naming who may hold it."""
-    noted = {uuid: before for uuid, before in _noted().items() if uuid in uuids}
+def require_returned(record: Record) -> None:
+    """Raise `MemoryHeld` if an earlier stop left memory behind on a GPU of `record` and it is still not back, naming who may hold it.
+
+    A GPU that is shared is not judged: what its other servers hold cannot be told from what was left.
+    """
+    shared = sharers(record)
+    noted = {uuid: before for uuid, before in _noted().items() if uuid in record.gpus and uuid not in shared}
     if returned(noted):
         _remember({uuid: before for uuid, before in _noted().items() if uuid not in noted})
         return
