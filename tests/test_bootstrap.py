@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,31 @@ def test_full_disk_is_said_before_anything(monkeypatch: pytest.MonkeyPatch, tmp_
     assert bootstrap.main("here 1 2") == 1
     assert "GB free" in capsys.readouterr().err
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_package_is_found_beside_a_clone_of_its_name(tmp_path: Path) -> None:
+    """`git clone URL labkit`, installed editable (PEP 517's hook is what pip and uv call), and Python started beside it."""
+    clone = tmp_path / "labkit"
+    clone.mkdir()
+    shutil.copy(ROOT / "pyproject.toml", clone)
+    (clone / "labkit").symlink_to(ROOT / "labkit")
+    (tmp_path / "wheels").mkdir()
+    hook = f"from setuptools import build_meta; build_meta.build_editable({str(tmp_path / 'wheels')!r})"
+    subprocess.run([sys.executable, "-c", hook], cwd=clone, capture_output=True, check=True)
+    venv.create(clone / ".venv", symlinks=True)
+    with zipfile.ZipFile(next((tmp_path / "wheels").glob("*.whl"))) as wheel:
+        wheel.extractall(next((clone / ".venv" / "lib").glob("python3*/site-packages")))
+    done = subprocess.run(
+        [clone / ".venv" / "bin" / "python", "-c", "import labkit; print(labkit.settings, labkit.__file__)"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip().endswith(f"{clone}/labkit/__init__.py"), done.stderr
+
+
+def test_it_runs_before_anything_is_installed() -> None:
+    """Python without site-packages: the standard library and this folder are all that there is."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import labkit.bootstrap"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
