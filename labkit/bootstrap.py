@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)  # run as a file: the package's folder must not shadow the standard library
 
+from labkit.common.errors import LabError  # noqa: E402
 from labkit.common.settings import settings  # noqa: E402
 from labkit.machine.pip_settings import uv_arguments, uv_environment  # noqa: E402
 
@@ -48,7 +49,7 @@ def main(wanted: str) -> int:
         with _alone():
             if not _is_whole(wanted):
                 _make(wanted)
-    except Stopped as stop:
+    except (Stopped, LabError) as stop:
         print(f"lab: {stop}", file=sys.stderr)
         return 1
     return 0

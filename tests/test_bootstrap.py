@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from labkit import bootstrap
+from labkit.common.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL_TOOLS = ("bash", "cat", "cksum", "dirname", "readlink", "env")
@@ -116,6 +117,13 @@ def test_read_only_home_needs_no_cache(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("LABKIT_HOME", str(blocked / "home"))
     monkeypatch.delenv("UV_CACHE_DIR", raising=False)
     assert bootstrap._uv_cache() == {"UV_NO_CACHE": "1"}
+
+
+def test_a_setting_that_cannot_be_is_said_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LABKIT_PORT_VLLM", "80")
+    monkeypatch.setattr(bootstrap, "_make", lambda wanted: settings())
+    assert bootstrap.main("here 1 2") == 1
+    assert "LABKIT_PORT_VLLM" in capsys.readouterr().err
 
 
 def test_full_disk_is_said_before_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
