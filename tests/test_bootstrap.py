@@ -127,7 +127,7 @@ def test_a_setting_that_cannot_be_is_said_without_a_traceback(monkeypatch: pytes
 
 
 def test_full_disk_is_said_before_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(bootstrap, "LEAST_FREE_BYTES", 2**62)
+    monkeypatch.setattr(bootstrap, "MIN_FREE_BYTES", 2**62)
     monkeypatch.setattr(bootstrap, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(bootstrap, "STAMP", tmp_path / ".venv" / "labkit.stamp")
     assert bootstrap.main("here 1 2") == 1
