@@ -4,12 +4,11 @@ Two ways to ask are here, because they fail differently. `complete` is the OpenA
 what the browser page sends, and Open-WebUI then adds to it: with its built-in tools on, 36 tool descriptions, which an engine
 without a tool parser refuses, while `complete` goes through.
 
-Covers: requests and what their failures mean. Does not cover: which connections there should be (`webui`).
+Covers: requests and what their failures mean. Does not cover: which connections there should be (`page`).
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ..common.disk import free_bytes
 from ..common.errors import ConnectionFailed, LabError, NoSpace, NotRunning, SignInFailed
 from ..machine import ports
 
@@ -81,7 +81,7 @@ class Api:
     def call(self, method: str, path: str, body: object = None, *, what: str = "answer") -> Any:
         """One request; returns the parsed answer.
 
-        Raises `NotRunning` if nothing answers, `Refused` for an HTTP error, `NoSpace` for one where the data folder's disk is
+        Raises `NotRunning` if nothing answers, `ApiError` for an HTTP error, `NoSpace` for one where the data folder's disk is
         full: Open-WebUI itself then says no more than "Internal Server Error" (measured).
         """
         import httpx
@@ -91,7 +91,7 @@ class Api:
         except httpx.TransportError as error:
             fix = "./lab ps tells; labkit.webui.serve() starts it."
             raise NotRunning(f"Open-WebUI does not answer at {self.url} ({type(error).__name__}).", fix) from error
-        if answer.is_error and self.folder and shutil.disk_usage(self.folder).free < FULL_BYTES:
+        if answer.is_error and self.folder and free_bytes(self.folder) < FULL_BYTES:
             raise NoSpace(
                 f"Open-WebUI could not {what} (HTTP {answer.status_code}): the disk of {self.folder} is full.",
                 "Make room there (./lab doctor shows the disks), then try again; what was saved before is whole.",
