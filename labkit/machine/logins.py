@@ -82,10 +82,10 @@ def _sort(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     options, places, rest = [], [], words
     while rest:
         try:
-            found, rest = getopt.getopt(rest, SWITCHES + "".join(f"{letter}:" for letter in WITH_VALUE))
+            taken, rest = getopt.getopt(rest, SWITCHES + "".join(f"{letter}:" for letter in WITH_VALUE))
         except getopt.GetoptError as error:
             raise _no_option(error.opt) from None
-        options += [(flag[1], value) for flag, value in found if flag[1] in WITH_VALUE]
+        options += [(flag[1], value) for flag, value in taken if flag[1] in WITH_VALUE]
         places += rest[:1]
         rest = rest[1:]
     empty = next((letter for letter, value in options if not value), "")

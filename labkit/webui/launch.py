@@ -48,10 +48,9 @@ class Launch:
     def environment(self) -> dict[str, str]:
         """The settings without secrets. Most are read at every start; those that Open-WebUI keeps in its database seed it once."""
         pages = [f"http://{host}:{port}" for port in local_ports(self.port) for host in ("127.0.0.1", "localhost")]
-        own_path = {} if os.environ.get(environments.VARIABLE + ENGINE.runtime.upper()) else {"PYTHONPATH": ""}
         return {
             **ENGINE.environment,
-            **own_path,
+            **environments.own_path(ENGINE.runtime),
             "DATA_DIR": str(self.data.folder),
             "STATIC_DIR": str(self.data.folder / "static"),  # else it rewrites files inside its environment at each start
             "WEBUI_ADMIN_EMAIL": EMAIL,
