@@ -24,7 +24,7 @@ from labkit import webui
 from labkit.common.settings import settings
 from labkit.runtimes import environments
 from labkit.webui.data import data
-from labkit.webui.page import _plain, _program, _secrets
+from labkit.webui.launch import Launch
 
 
 def healthy(port: int) -> bool:
@@ -46,16 +46,15 @@ def kit_seconds() -> tuple[float, int]:
 
 
 def bare_seconds() -> float:
-    where = settings()
-    own, port = data(where), where.ports["open_webui"]
+    config = settings()
+    own, port = data(config), config.ports["open_webui"]
     shutil.rmtree(own.folder, ignore_errors=True)
     own.folder.mkdir(parents=True)
-    program = _program(environments.python("open_webui"))
-    environment = {**os.environ, **_plain(where, own, port, ()), **_secrets(where, own)}
+    launch = Launch(config, own, environments.python("open_webui"), port)
+    environment = {**os.environ, **launch.environment, **launch.secrets}
     started = time.monotonic()
     with open(os.devnull, "wb") as null:
-        command = [*program, "serve", "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stdout=null, stderr=null)
+        process = subprocess.Popen(launch.argv, env=environment, stdout=null, stderr=null)
         while not healthy(port):
             time.sleep(0.05)
         seconds = time.monotonic() - started

@@ -9,7 +9,7 @@ find first. And for the user, because on a rented machine JupyterLab is started 
 not look into .venv. That JupyterLab also draws the widgets, so their front end is copied beside the user's kernel unless one is
 there. Where the home folder cannot be written, both are left out, with a line that says so.
 
-Does not cover: the engines' environments (`runtimes`).
+Does not cover: the engines' environments (`runtimes.environments`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)  # run as a file: the package's folder must not shadow the standard library
 
+from labkit.common.errors import LabError  # noqa: E402
+from labkit.common.files import write_text  # noqa: E402
 from labkit.common.settings import settings  # noqa: E402
 from labkit.machine.pip_settings import uv_arguments, uv_environment  # noqa: E402
 
@@ -35,7 +37,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "labkit.stamp"
 PINS = ROOT / "runtimes" / "kernel.txt"
 SIZE = "0.5 GB"
-LEAST_FREE_BYTES = 1_200_000_000
+MIN_FREE_BYTES = 1_200_000_000
 
 
 class Stopped(Exception):
@@ -48,7 +50,7 @@ def main(wanted: str) -> int:
         with _alone():
             if not _is_whole(wanted):
                 _make(wanted)
-    except Stopped as stop:
+    except (Stopped, LabError) as stop:
         print(f"lab: {stop}", file=sys.stderr)
         return 1
     return 0
@@ -64,9 +66,7 @@ def _make(wanted: str) -> None:
     _step("2/4 installer (uv)", _install_uv)
     _step(f"3/4 {_pin_count()} pinned packages and labkit", _install_packages)
     _step("4/4 Jupyter kernel `labkit`", _register_kernel)
-    draft = STAMP.with_suffix(".draft")
-    draft.write_text(wanted + "\n")
-    draft.replace(STAMP)
+    write_text(STAMP, wanted + "\n")
     _say(f"Ready after {time.monotonic() - started:.0f} s. The next call starts at once.")
 
 
@@ -83,9 +83,9 @@ def _same_place(wanted: str) -> bool:
 
 def _check_room() -> None:
     free = shutil.disk_usage(ROOT).free
-    if free < LEAST_FREE_BYTES:
+    if free < MIN_FREE_BYTES:
         raise Stopped(
-            f"{ROOT} has {free / 1e9:.1f} GB free; the notebook environment needs {LEAST_FREE_BYTES / 1e9:.1f} GB.\n"
+            f"{ROOT} has {free / 1e9:.1f} GB free; the notebook environment needs {MIN_FREE_BYTES / 1e9:.1f} GB.\n"
             "Fix: make room, or move this folder to a larger disk (AutoDL: /root/autodl-tmp)."
         )
 

@@ -4,11 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from labkit import bootstrap
+from labkit.common.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL_TOOLS = ("bash", "cat", "cksum", "dirname", "readlink", "env")
@@ -116,10 +119,45 @@ def test_read_only_home_needs_no_cache(tmp_path: Path, monkeypatch: pytest.Monke
     assert bootstrap._uv_cache() == {"UV_NO_CACHE": "1"}
 
 
+def test_a_setting_that_cannot_be_is_said_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LABKIT_PORT_VLLM", "80")
+    monkeypatch.setattr(bootstrap, "_make", lambda wanted: settings())
+    assert bootstrap.main("here 1 2") == 1
+    assert "LABKIT_PORT_VLLM" in capsys.readouterr().err
+
+
 def test_full_disk_is_said_before_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(bootstrap, "LEAST_FREE_BYTES", 2**62)
+    monkeypatch.setattr(bootstrap, "MIN_FREE_BYTES", 2**62)
     monkeypatch.setattr(bootstrap, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(bootstrap, "STAMP", tmp_path / ".venv" / "labkit.stamp")
     assert bootstrap.main("here 1 2") == 1
     assert "GB free" in capsys.readouterr().err
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_package_is_found_beside_a_clone_of_its_name(tmp_path: Path) -> None:
+    """`git clone URL labkit`, installed editable (PEP 517's hook is what pip and uv call), and Python started beside it."""
+    clone = tmp_path / "labkit"
+    clone.mkdir()
+    shutil.copy(ROOT / "pyproject.toml", clone)
+    (clone / "labkit").symlink_to(ROOT / "labkit")
+    (tmp_path / "wheels").mkdir()
+    hook = f"from setuptools import build_meta; build_meta.build_editable({str(tmp_path / 'wheels')!r})"
+    subprocess.run([sys.executable, "-c", hook], cwd=clone, capture_output=True, check=True)
+    venv.create(clone / ".venv", symlinks=True)
+    with zipfile.ZipFile(next((tmp_path / "wheels").glob("*.whl"))) as wheel:
+        wheel.extractall(next((clone / ".venv" / "lib").glob("python3*/site-packages")))
+    done = subprocess.run(
+        [clone / ".venv" / "bin" / "python", "-c", "import labkit; print(labkit.settings, labkit.__file__)"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip().endswith(f"{clone}/labkit/__init__.py"), done.stderr
+
+
+def test_it_runs_before_anything_is_installed() -> None:
+    """Python without site-packages: the standard library and this folder are all that there is."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import labkit.bootstrap"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)

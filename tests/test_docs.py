@@ -15,6 +15,8 @@ from labkit.webui import page
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = re.compile(r"`([^`]+)`")
+FROM_AN_INDEX = re.compile(r"pip3?\s+install\b[^\n`]*?(?<![\w./-])labkit(?![\w./-])")
+"""labkit asked of a package index; a path to the clone (`-e .`, `./labkit`) is none."""
 
 
 def tables(path: Path) -> list[list[str]]:
@@ -61,6 +63,25 @@ def test_every_function_that_is_named_exists() -> None:
         for dotted in {name for span in spans for name in re.findall(r"\b(?:labkit|webui|page)(?:\.[a-z_]+)+(?=\()", span)}:
             first, *rest = dotted.split(".")
             assert exists({"labkit": labkit, "webui": page, "page": page.WebUI}[first], rest), f"{path.name}: {dotted}"
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "notebooks").glob("*.ipynb"))], ids=lambda path: path.name)
+def test_nobody_is_told_to_take_labkit_from_an_index(path: Path) -> None:
+    """The `labkit` on PyPI is somebody else's."""
+    assert FROM_AN_INDEX.findall(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["pip install labkit", "%pip install -U labkit", "uv pip install 'labkit[dev]'", "pip3 install -q httpx labkit==0.1"]
+)
+def test_that_line_would_be_seen(line: str) -> None:
+    assert FROM_AN_INDEX.search(line) and not FROM_AN_INDEX.search(line.replace("labkit", "-e /root/labkit"))
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_clone_is_not_called_as_the_package_or_its_data_home(name: str) -> None:
+    clones = re.findall(r"git clone <[^>]+> (\S+) && cd (\S+)", (ROOT / name).read_text(encoding="utf-8"))
+    assert clones and all(made == entered and made not in ("labkit", "labkit-data") for made, entered in clones)
 
 
 def exists(thing: object, names: list[str]) -> bool:

@@ -1,7 +1,7 @@
-"""Whether what is to be written fits, on every file system that it touches.
+"""Disks: how large, how full, and whether what is to be written fits on every file system that it touches.
 
 Covers: free space by file system, with its mount point. Does not cover: quotas that the file system does not report.
-Used by `downloads` before the first byte.
+Used before the first byte of a download, a merge, an environment, a start of Open-WebUI; and by `machine.host`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,16 @@ class Space:
         return f"{self.mount}: {amount_text(self.needed, 'B')} needed, {amount_text(self.free, 'B')} free: {verdict}"
 
 
+@dataclass(frozen=True)
+class Disk:
+    """The file system under `path`; bytes. `device` tells two paths on one disk from two disks."""
+
+    path: Path
+    total: int
+    free: int
+    device: int
+
+
 def survey(needs: Mapping[Path, int]) -> list[Space]:
     """The file systems that `needs` (folder -> bytes to be written below it) touches, each once; nothing is created."""
     by_device: dict[int, tuple[Path, int]] = {}
@@ -48,15 +58,22 @@ def survey(needs: Mapping[Path, int]) -> list[Space]:
 
 def require(needs: Mapping[Path, int]) -> list[Space]:
     """`survey`, after raising `NoSpace` for the first file system on which it does not fit."""
-    found = survey(needs)
-    for space in found:
+    spaces = survey(needs)
+    for space in spaces:
         if not space.fits:
             raise NoSpace(
                 f"The file system at {space.mount} has {amount_text(space.free, 'B')} free; {amount_text(space.needed, 'B')} are needed.",
                 "Free some space there, or put the data elsewhere: export LABKIT_HOME=<folder on a larger disk>, or folder=... "
                 "(AutoDL: the data disk /root/autodl-tmp, which can be enlarged in the console). Nothing was written.",
             )
-    return found
+    return spaces
+
+
+def disk_of(path: Path) -> Disk:
+    """The disk that `path`, which need not exist yet, lies on."""
+    existing = existing_parent(path)
+    usage = shutil.disk_usage(existing)
+    return Disk(path, usage.total, usage.free, existing.stat().st_dev)
 
 
 def free_bytes(folder: Path) -> int:
@@ -73,21 +90,3 @@ def existing_parent(folder: Path) -> Path:
 def _mount(folder: Path) -> Path:
     folder = folder.resolve()
     return next(place for place in (folder, *folder.parents) if os.path.ismount(place))
-
-
-@dataclass(frozen=True)
-class Disk:
-    """The file system under `path`; bytes. `device` tells two paths on one disk from two disks."""
-
-    path: Path
-    total: int
-    free: int
-    device: int
-
-
-def disk_of(path: Path) -> Disk:
-    existing = path
-    while not existing.exists():
-        existing = existing.parent
-    usage = shutil.disk_usage(existing)
-    return Disk(path, usage.total, usage.free, existing.stat().st_dev)

@@ -1,14 +1,15 @@
 """Where things live, which ports and keys are used: one object, read from the environment and sensible defaults.
 
 Covers: the data home (on AutoDL the data disk, because the system disk has 30 GB), caches, ports, keys, who owns a server.
-Does not cover: what the machine is (`host`) or what a model needs (`profiles`).
+Does not cover: what the machine is (`machine.host`) or what a model needs (`models.profiles`). Standard library only:
+`bootstrap` reads them before anything is installed.
 
 Settings a student can export (all optional):
-    LABKIT_HOME       data home: runtimes, models, caches, logs, state   (AutoDL: /root/autodl-tmp/labkit, else ~/.labkit)
+    LABKIT_HOME       data home: runtimes, models, caches, logs, state   (AutoDL: /root/autodl-tmp/labkit-data, else ~/.labkit)
     LABKIT_PROFILE    course model when a notebook says "auto"
     LABKIT_OWNER      "lab": servers outlive the notebook kernel; "kernel": they end with it
     LABKIT_PORT_VLLM, LABKIT_PORT_SGLANG, LABKIT_PORT_WEBUI
-    LABKIT_RUNTIME_VLLM=<python>   use an environment that is already there (see `runtimes`)
+    LABKIT_RUNTIME_VLLM=<python>   use an environment that is already there (see `runtimes.environments`)
 Caches that are already set (HF_HOME and the like) are left as they are.
 """
 
@@ -24,6 +25,8 @@ from .errors import SettingError
 from .files import write_once
 
 AUTODL_DATA_DISK = Path("/root/autodl-tmp")
+CLONE = Path(__file__).resolve().parents[2]
+"""The folder that git made, with `lab` in it."""
 PORTS = {"vllm": 8000, "sglang": 30000, "open_webui": 8080}
 PORT_VARIABLES = {"vllm": "LABKIT_PORT_VLLM", "sglang": "LABKIT_PORT_SGLANG", "open_webui": "LABKIT_PORT_WEBUI"}
 OWNERS = ("lab", "kernel")
@@ -102,7 +105,8 @@ def on_autodl() -> bool:
 def settings(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings in force, read afresh from `environment` (default: this process's).
 
-    Raises `SettingError` for an owner or port that cannot be used, before anything is written.
+    Raises `SettingError` for an owner or port that cannot be used, and on AutoDL for a clone that takes up the whole data disk,
+    before anything is written.
     """
     env = os.environ if environment is None else environment
     return Settings(
@@ -116,7 +120,26 @@ def settings(environment: Mapping[str, str] | None = None) -> Settings:
 def _home(env: Mapping[str, str]) -> Path:
     if env.get("LABKIT_HOME"):
         return Path(env["LABKIT_HOME"]).expanduser().absolute()
-    return AUTODL_DATA_DISK / "labkit" if on_autodl() else Path.home() / ".labkit"
+    return _autodl_home() if on_autodl() else Path.home() / ".labkit"
+
+
+def _autodl_home() -> Path:
+    """A folder on the data disk that is not the clone and not in it. Earlier it was `labkit`, the name that a clone has."""
+    earlier, home = AUTODL_DATA_DISK / "labkit", AUTODL_DATA_DISK / "labkit-data"
+    if _is_home(earlier):
+        return earlier
+    if home.resolve().is_relative_to(CLONE):
+        raise SettingError(
+            f"The data home {home} would lie inside the clone {CLONE}, where cleaning up the clone deletes it.",
+            "Move the clone into a folder of its own beside it, for example labkit-course; or export LABKIT_HOME=<folder outside it>",
+        )
+    return home
+
+
+def _is_home(folder: Path) -> bool:
+    """Whether a data home lies at `folder`, and neither a clone (which has a runtimes folder too) nor a part of this one."""
+    is_source = folder.resolve().is_relative_to(CLONE) or any((folder / name).exists() for name in ("pyproject.toml", "__init__.py"))
+    return not is_source and any((folder / name).is_dir() for name in ("state", "runtimes", "models"))
 
 
 def _owner(value: str) -> str:

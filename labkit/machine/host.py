@@ -1,7 +1,7 @@
 """What this machine is: AutoDL or not, processor, memory, disks, GPUs, mirrors, ports, tools.
 
-Covers: reading (`facts`), the verdict on it (`doctor`; the rules are in `report`), system packages (`install_tools`).
-Does not cover: changing settings (`shell`), which model fits (`profiles`). Nothing here is written or asked of a network.
+Covers: reading (`facts`). Does not cover: the verdict on it (`course.checkup`), system packages (`packages`), changing settings
+(`shell`), which model fits (`models.profiles`). Nothing here is written or asked of a network.
 Facts about AutoDL: the marks of the place and its disks are as students reported them in 2025; every one is looked for, none
 is relied on. Used by notebook 01 and `./lab doctor`.
 """
@@ -42,7 +42,7 @@ class Processor:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything doctor judges. Bytes throughout; `memory` and `memory_free` already respect a container's limit."""
+    """Everything that `course.checkup` judges. Bytes throughout; `memory` and `memory_free` already respect a container's limit."""
 
     autodl: bool
     system: str
@@ -79,7 +79,7 @@ def facts(environment: Mapping[str, str] | None = None) -> Facts:
     from .ports import listener
 
     env = dict(os.environ if environment is None else environment)
-    where = settings(env)
+    config = settings(env)
     limit, used = _container_memory()
     memory = psutil.virtual_memory()
     return Facts(
@@ -91,17 +91,17 @@ def facts(environment: Mapping[str, str] | None = None) -> Facts:
         memory_free=min(memory.available, limit - used) if limit else memory.available,
         container_limit=limit,
         shared_memory=disk_of(Path("/dev/shm")).total if Path("/dev/shm").is_dir() else 0,
-        disks={name: disk_of(path) for name, path in _places(where).items()},
+        disks={name: disk_of(path) for name, path in _places(config).items()},
         gpus=tuple(devices()),
         package_places=tuple(places(env)),
         conda_channels=_conda_channels(env),
         hub_endpoint=env.get("HF_ENDPOINT", ""),
         proxy=env.get("https_proxy") or env.get("HTTPS_PROXY") or env.get("http_proxy") or env.get("HTTP_PROXY") or "",
         turbo=NETWORK_TURBO.exists(),
-        caches={name: Path(env.get(name) or where.caches / folder) for name, folder in CACHES.items()},
-        listeners={name: listener(port) for name, port in where.ports.items()},
+        caches={name: Path(env.get(name) or config.caches / folder) for name, folder in CACHES.items()},
+        listeners={name: listener(port) for name, port in config.ports.items()},
         tools={name: shutil.which(name) is not None for name in TOOLS} | {PACKAGES[p]: loads(lib) for lib, p in LIBRARIES.items()},
-        settings=where,
+        settings=config,
         environment=env,
     )
 
@@ -118,9 +118,9 @@ def _processor() -> Processor:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set(said.get("flags", "").split())
-    name = said.get("model name") or platform.machine()
+    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(info.get("flags", "").split())
+    name = info.get("model name") or platform.machine()
     return Processor(name, _cores(), avx2="avx2" in flags, avx512={"avx512f", "avx512bw", "avx512vl"} <= flags)
 
 
@@ -144,13 +144,13 @@ def _container_memory() -> tuple[int, int]:
     """Limit and use of this container in bytes (control groups 2, then 1); 0, 0 without a limit."""
     import psutil
 
-    for limit, used in (
+    for limit_file, used_file in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
-        most = _number(Path(limit))
-        if 0 < most < psutil.virtual_memory().total:
-            return most, _number(Path(used))
+        limit = _number(Path(limit_file))
+        if 0 < limit < psutil.virtual_memory().total:
+            return limit, _number(Path(used_file))
     return 0, 0
 
 
@@ -161,9 +161,9 @@ def _number(path: Path) -> int:
         return 0
 
 
-def _places(where: Settings) -> dict[str, Path]:
-    found = {"system disk": Path("/"), "data home": where.home, "models": where.models}
-    return found | ({"data disk": AUTODL_DATA_DISK} if on_autodl() else {})
+def _places(config: Settings) -> dict[str, Path]:
+    folders = {"system disk": Path("/"), "data home": config.home, "models": config.models}
+    return folders | ({"data disk": AUTODL_DATA_DISK} if on_autodl() else {})
 
 
 def _conda_channels(env: Mapping[str, str]) -> tuple[str, ...]:

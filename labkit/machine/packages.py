@@ -58,29 +58,31 @@ def _apt(packages: list[str], line: str) -> None:
             )
 
 
-def _run_apt(words: list[str], bar: Progress) -> str:
+def _run_apt(argv: list[str], bar: Progress) -> str:
     """Run apt-get with the bar ticking; "" when it went well, else its last lines."""
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        process = subprocess.Popen(["apt-get", "-q", *words], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(["apt-get", "-q", *argv], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None:
             if time.monotonic() - started > APT_SECONDS:
                 process.terminate()
                 process.wait()
                 return f"no end after {APT_SECONDS} s"
             time.sleep(0.2)
-            bar.update(time.monotonic() - started, f"apt-get {words[0]}")
+            bar.update(time.monotonic() - started, f"apt-get {argv[0]}")
         output.seek(0)
         return "" if process.returncode == 0 else " ".join(output.read().strip().splitlines()[-3:]) or f"code {process.returncode}"
 
 
 def has(name: str) -> bool:
+    """Whether the tool or library package `name` is there."""
     library = next((file for file, package in LIBRARIES.items() if package == name), None)
     return loads(library) if library else shutil.which(name) is not None
 
 
 def loads(library: str) -> bool:
+    """Whether the dynamic linker finds and loads `library` ("libnuma.so.1")."""
     try:
         ctypes.CDLL(library)
     except OSError:

@@ -58,11 +58,11 @@ def uv_environment(environment: Mapping[str, str] | None = None, files: list[Pat
     """
     env = os.environ if environment is None else environment
     pip = pip_configuration(env, files)
-    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
-    for option, (variables, translate) in TRANSLATIONS.items():
+    variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+    for option, (names, translate) in TRANSLATIONS.items():
         if pip.get(option):
-            found |= dict.fromkeys(variables, translate(pip[option]))
-    return {name: value for name, value in found.items() if value and not env.get(name)}
+            variables |= dict.fromkeys(names, translate(pip[option]))
+    return {name: value for name, value in variables.items() if value and not env.get(name)}
 
 
 def uv_arguments(environment: Mapping[str, str] | None = None, files: list[Path] | None = None) -> list[str]:

@@ -1,7 +1,7 @@
 """Who listens on a port: asked before anything is started, because an engine finds out only after minutes.
 
 Covers: naming the listener, refusing a busy port, proving that a port belongs to a set of processes.
-Does not cover: choosing ports (`settings`) or the way in from another machine.
+Does not cover: choosing ports (`common.settings`) or the way in from another machine (`tunnels`). Used by every start of a server.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def listener(port: int) -> Listener | None:
 
 def require_free(port: int, variable: str = "") -> None:
     """Raise `PortInUse`, with the name of the listener, unless `port` is free. Nobody is killed."""
-    found = listener(port)
-    if found:
+    holder = listener(port)
+    if holder:
         other = f" or choose another port: export {variable}=<port>" if variable else " or choose another port"
-        stop = f"Stop it if it is yours (kill {found.pid})" if found.pid else "Stop it"
-        raise PortInUse(f"Port {port} is taken by {found}.", f"{stop},{other}.")
+        stop = f"Stop it if it is yours (kill {holder.pid})" if holder.pid else "Stop it"
+        raise PortInUse(f"Port {port} is taken by {holder}.", f"{stop},{other}.")
 
 
 def listens(port: int, pids: Collection[int]) -> bool:

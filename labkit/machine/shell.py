@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..common.errors import SettingError
+from ..common.files import beside
 from ..common.settings import CACHES, settings
 
 BEGIN, END = "# >>> labkit >>>", "# <<< labkit <<<"
@@ -25,8 +26,10 @@ NOTE = "# Managed by labkit (notebook 01). labkit.forget() removes it."
 
 def variables() -> dict[str, str]:
     """What to persist: the data home, and each cache variable: as it is set now, else its folder under the data home."""
-    where = settings()
-    return {"LABKIT_HOME": str(where.home)} | {name: os.environ.get(name) or str(where.caches / folder) for name, folder in CACHES.items()}
+    config = settings()
+    return {"LABKIT_HOME": str(config.home)} | {
+        name: os.environ.get(name) or str(config.caches / folder) for name, folder in CACHES.items()
+    }
 
 
 def persist(values: Mapping[str, str] | None = None, file: Path | None = None) -> bool:
@@ -98,13 +101,10 @@ def _without_block(text: str, path: Path) -> tuple[str, int]:
 def _write(path: Path, before: str, after: str) -> None:
     if after == before:
         return
-    draft = path.with_name(f"{path.name}.labkit-{os.getpid()}")
     try:
-        draft.write_text(after, encoding="utf-8", errors="surrogateescape")
-        if path.exists():
-            shutil.copymode(path, draft)
-        draft.replace(path)
+        with beside(path) as draft:
+            draft.write_text(after, encoding="utf-8", errors="surrogateescape")
+            if path.exists():
+                shutil.copymode(path, draft)
     except OSError as error:
         raise SettingError(f"{path} cannot be written: {error.strerror}.", "Set the variables in each terminal yourself.") from None
-    finally:
-        draft.unlink(missing_ok=True)

@@ -3,34 +3,23 @@
 `tunnel(LINE)` takes the login line as AutoDL shows it and prints what to paste on Linux, macOS and Windows, and a block for
 ~/.ssh/config. Everything is done by OpenSSH on the student's side; this machine only does the writing.
 
-Covers: reading login lines, the commands, what each option is for, how to check. Does not cover: running ssh (the rented
-machine cannot reach the student's), passwords (a password in the pasted text is dropped unread), other ways in (notebook 05).
-Used by notebook 05 and `./lab tunnel`.
+Covers: the commands, what each option is for, how to check. Does not cover: reading the login line (`logins`), running ssh (the
+rented machine cannot reach the student's), other ways in (notebook 05). Used by notebook 05 and `./lab tunnel`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..common.errors import SettingError
+from .logins import EXAMPLE as EXAMPLE
+from .logins import Login, read_login
 
-EXAMPLE = "ssh -p 46457 root@connect.nmb2.seetacloud.com"
-WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
-"""ssh's options that take a value (ssh(1) of OpenSSH 9); all other letters are switches."""
-DROPPED = frozenset("LRD")
-"""Forwardings of the pasted line: the ports asked for here take their place."""
-SWITCHES = frozenset("46AaCfGgKkMNnqsTtVvXxYy")
-NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
-RUNS_COMMANDS = re.compile(r"(?i)(proxy|local|remote|knownhosts)command|permitlocalcommand")
-SPACES = str.maketrans(dict.fromkeys("\u00a0\u3000\u200b\ufeff\t", " "))
-"""What copying from a web page or a chat window leaves in place of a blank."""
 STEPS_APART = 10_000
-
+SETTINGS = {"ExitOnForwardFailure": "yes", "ServerAliveInterval": "30", "ServerAliveCountMax": "3"}
 OPTIONS = (
     ("-C", "compresses: the page's scripts come through faster", "压缩传输，网页文件更快"),
     ("-N", "no remote command: the terminal stays silent and stays open, that is right", "不执行远程命令；终端没有输出是正常的"),
@@ -53,25 +42,6 @@ SHARE_WARNING = (
 
 
 @dataclass(frozen=True)
-class Login:
-    """Where ssh logs in. `user` "" and `port` 0 mean that the line did not say: ssh's own configuration decides.
-
-    `options` are further words for ssh, in order: an identity file, a jump host, -o settings.
-    """
-
-    host: str
-    user: str = ""
-    port: int = 0
-    options: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> list[str]:
-        """The login as words for ssh, without `ssh` itself."""
-        port = ["-p", str(self.port)] if self.port else []
-        return [*port, *self.options, f"{self.user}@{self.host}" if self.user else self.host]
-
-
-@dataclass(frozen=True)
 class Tunnel:
     """Commands for one or more ports. `forwards` are pairs (port on the student's computer, port on this machine)."""
 
@@ -83,11 +53,10 @@ class Tunnel:
     @property
     def words(self) -> list[str]:
         """The command as a list of words."""
-        address = "" if self.share else "127.0.0.1:"
-        places = [f"{address}{local}:127.0.0.1:{remote}" for local, remote in self.forwards]
-        letters = "-CNgL" if self.share else "-CNL"
-        more = [word for place in places[1:] for word in ("-L", place)]
-        return ["ssh", letters, places[0], *more, *_settings(), *self.login.words]
+        first, *others = [f"{begin}:127.0.0.1:{remote}" for begin, remote in self._begins()]
+        more = [word for forward in others for word in ("-L", forward)]
+        settings = [word for name, value in SETTINGS.items() for word in ("-o", f"{name}={value}")]
+        return ["ssh", "-CNgL" if self.share else "-CNL", first, *more, *settings, *self.login.words]
 
     @property
     def command(self) -> str:
@@ -106,10 +75,9 @@ class Tunnel:
         rows += [f"User {self.login.user}"] if self.login.user else []
         rows += [f"Port {self.login.port}"] if self.login.port else []
         rows += _config_rows(self.login.options)
-        address = "" if self.share else "127.0.0.1:"
-        rows += [f"LocalForward {address}{local} 127.0.0.1:{remote}" for local, remote in self.forwards]
+        rows += [f"LocalForward {begin} 127.0.0.1:{remote}" for begin, remote in self._begins()]
         rows += ["GatewayPorts yes"] if self.share else []
-        rows += ["Compression yes", "ExitOnForwardFailure yes", "ServerAliveInterval 30", "ServerAliveCountMax 3"]
+        rows += ["Compression yes", *(f"{name} {value}" for name, value in SETTINGS.items())]
         return "\n    ".join([f"Host {self.alias}", *rows])
 
     @property
@@ -134,6 +102,10 @@ class Tunnel:
         ]
         return "\n\n".join(parts)
 
+    def _begins(self) -> list[tuple[str, int]]:
+        """Where each forwarding begins on the student's computer (port alone: on every address of it), and its port here."""
+        return [(f"{local}" if self.share else f"127.0.0.1:{local}", remote) for local, remote in self.forwards]
+
     __str__ = text
     __repr__ = text
 
@@ -144,8 +116,8 @@ def tunnel(line: str, ports: int | Iterable[int | tuple[int, int]] = 8080, *, sh
     `ports` is one port, or several; a pair is (port there, port here). `share` adds -g: see `SHARE_WARNING`.
     Raises `SettingError` for a line that is no login and for ports that cannot be.
     """
-    asked = [ports] if isinstance(ports, int) else list(ports)
-    forwards = tuple((port, port) if isinstance(port, int) else (int(port[0]), int(port[1])) for port in asked)
+    chosen = [ports] if isinstance(ports, int) else ports
+    forwards = tuple((port, port) if isinstance(port, int) else (int(port[0]), int(port[1])) for port in chosen)
     if not forwards:
         raise SettingError("No port was named.", "tunnel(line, 8080), or several: tunnel(line, [8080, 8000]).")
     for number in (number for pair in forwards for number in pair):
@@ -162,119 +134,6 @@ def local_ports(port: int) -> list[int]:
     """Where to let a tunnel to `port` begin: the same number, and two others that are rarely taken."""
     steps = STEPS_APART if port + 2 * STEPS_APART <= 65535 else -STEPS_APART
     return [port, port + steps, port + 2 * steps]
-
-
-def read_login(text: str) -> Login:
-    """The login in `text`: AutoDL's line, in any order of options, with or without the password below it, or an alias.
-
-    Of several lines the first with `ssh` counts, else the first that is not empty; nothing else is kept. `ssh://user@host:port`
-    works too. Raises `SettingError`, naming the word that does not fit.
-    """
-    words = _words(text)
-    if not words:
-        raise SettingError("The login line is empty.", f"Copy it from AutoDL's page (登录指令); it looks like: {EXAMPLE}")
-    options, places = _sort(words)
-    if not places:
-        raise SettingError("The login line names no machine.", f"It looks like: {EXAMPLE}")
-    if len(places) > 1:
-        raise SettingError(
-            f"The login line has {len(places)} words that could be the machine, or a command behind it.",
-            f"Give only the login: {EXAMPLE}",
-        )
-    return _login(places[0], options)
-
-
-def _words(text: str) -> list[str]:
-    lines = [line.translate(SPACES).strip().strip("`") for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    line = next((line for line in lines if re.search(r"(?i)(^|\s)ssh(\.exe)?\s|ssh://", line)), lines[0] if lines else "")
-    start = re.search(r"(?i)(^|\s)ssh(\.exe)?(\s+|$)", line)
-    line = line[start.end() :] if start else line
-    try:
-        return shlex.split(line)
-    except ValueError as error:
-        raise SettingError(f"The login line cannot be read: {error}.", f"Check the quotes; it looks like: {EXAMPLE}") from None
-
-
-def _sort(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """(options with their values, other words), as ssh's own getopt takes them: -p 22, -p22, -CNp 22."""
-    options, places, rest = [], [], list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-") or word == "-":
-            places.append(word)
-            continue
-        for index, letter in enumerate(word[1:], start=1):
-            if letter in WITH_VALUE:
-                value = word[index + 1 :] or (rest.pop(0) if rest else "")
-                if not value:
-                    raise SettingError(f"The option -{letter} has no value.", f"It looks like: {EXAMPLE}")
-                options.append((letter, value))
-                break
-            if letter not in SWITCHES:
-                raise SettingError(f"ssh has no option -{letter} (in {word!r}).", f"Copy the login line again; it looks like: {EXAMPLE}")
-    return options, places
-
-
-def _login(place: str, options: list[tuple[str, str]]) -> Login:
-    host, user, port = _place(place)
-    kept: list[str] = []
-    for letter, value in options:
-        name, _, setting = value.replace("=", " ", 1).strip().partition(" ") if letter == "o" else ("", "", "")
-        if letter == "p" or name.lower() == "port":
-            port = port or _port(setting.strip() or value)
-        elif letter == "l" or name.lower() == "user":
-            user = user or _user(setting.strip() or value)
-        elif letter == "o" and RUNS_COMMANDS.fullmatch(name):
-            raise SettingError(f"The option {name} makes ssh run a program.", "Put it in your own ~/.ssh/config and give the alias here.")
-        elif letter == "o" and name.lower() == "localforward":
-            continue
-        elif letter in "iJFo":
-            kept += [f"-{letter}", value]
-        elif letter not in DROPPED:
-            raise SettingError(f"The option -{letter} is not for a login.", f"Leave it out; the line looks like: {EXAMPLE}")
-    return Login(host, user, port, tuple(kept))
-
-
-def _place(word: str) -> tuple[str, str, int]:
-    """(host, user, port) of user@host, an IPv6 address with or without brackets, an alias, or ssh://user@host:port."""
-    bare, uri = (word[6:].rstrip("/"), True) if word.lower().startswith("ssh://") else (word, False)
-    user, at, host = bare.rpartition("@")
-    number = ""
-    bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?", host)
-    if bracketed:
-        host, number = bracketed.group(1), bracketed.group(2) or ""
-    elif host.count(":") == 1:
-        host, _, number = host.partition(":")
-    if number and not uri:
-        raise SettingError(f"{word!r} has a port behind a colon; ssh wants it as an option.", f"ssh -p {number} {user + at}{host}")
-    return _host(host), _user(user) if at else "", _port(number) if number else 0
-
-
-def _host(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    if not NAME.fullmatch(host) or re.fullmatch(r"[\d.]+", host):
-        raise SettingError(f"{host!r} is no name and no address of a machine.", f"Copy the login line again; it looks like: {EXAMPLE}")
-    return host
-
-
-def _user(user: str) -> str:
-    if not USER.fullmatch(user):
-        raise SettingError(f"{user!r} is no user name.", f"On AutoDL it is root: {EXAMPLE}")
-    return user
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise SettingError(f"{text!r} is no port.", f"The number behind -p goes from 1 to 65535: {EXAMPLE}")
-    return int(text)
-
-
-def _settings() -> list[str]:
-    return [word for setting in ("ExitOnForwardFailure=yes", "ServerAliveInterval=30", "ServerAliveCountMax=3") for word in ("-o", setting)]
 
 
 def _powershell_word(word: str) -> str:

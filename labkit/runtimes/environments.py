@@ -6,12 +6,12 @@
 
 An environment is made beside (`runtimes/vllm-cpu.partial-<pid>`, movable: uv's --relocatable), inspected, stamped and renamed.
 What has no stamp does not count and is cleared by the next call. One install at a time: the lock is held by uv too, so a killed
-notebook's uv is waited for and never shared with. Packages come from the places in pip's configuration (`pip_settings`).
+notebook's uv is waited for and never shared with. Packages come from the places in pip's configuration (`machine.pip_settings`).
 
 LABKIT_RUNTIME_<ENGINE>=<python> names an environment that is there already; it is inspected the same way, and again only
 when it changed.
 
-Covers: choosing, making, checking, replacing. Does not cover: starting anything (`server`), the kernel's own .venv (`bootstrap`).
+Covers: choosing, making, checking, replacing. Does not cover: starting anything (`serving`), the kernel's own .venv (`bootstrap`).
 Used by notebook 01, and by every start of a server.
 """
 
@@ -26,12 +26,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..common.disk import existing_parent, free_bytes
 from ..common.errors import InstallError, NoSpace
+from ..common.files import save
 from ..common.progress import Progress
 from ..common.settings import settings
 from . import pinned
 from .inspection import Inspection, inspect
-from .installer import Lock, make_environment
+from .installer import alone, make_environment
 from .pinned import PinnedList, Tool
 
 STAMP = "labkit-runtime.json"
@@ -61,11 +63,11 @@ def python(engine: str) -> Path:
 
 def present(engine: str) -> bool:
     """Whether `engine`'s environment for this machine is there, without making or inspecting anything."""
-    kind = pinned.tool(engine)
-    own = _own_python(kind)
+    tool = pinned.tool(engine)
+    own = _own_python(tool)
     if own:
         return own.exists()
-    return _made(kind, runtime_list(engine)) is not None
+    return _made(tool, runtime_list(engine)) is not None
 
 
 def runtime_list(engine: str, driver: str | None = None) -> PinnedList:
@@ -91,59 +93,59 @@ def install(engine: str, list_name: str = "") -> Runtime:
     LABKIT_RUNTIME_<ENGINE> not whole), `NoSpace`. Later: `InstallError` (packages not found, no network, broken packages); an
     environment that was there stays as it was.
     """
-    kind = pinned.tool(engine)
-    own = _own_python(kind)
+    tool = pinned.tool(engine)
+    own = _own_python(tool)
     if own and not list_name:
-        return _check_own(kind, own)
-    row = pinned.by_name(kind, list_name) if list_name else runtime_list(engine)
-    found = _made(kind, row)
-    if found:
-        return found
+        return _check_own(tool, own)
+    row = pinned.by_name(tool, list_name) if list_name else runtime_list(engine)
+    made = _made(tool, row)
+    if made:
+        return made
     _require_libraries(row)
-    with Lock(folder(row)) as lock:
-        return _made(kind, row) or _make(kind, row, lock)
+    with alone(folder(row)) as lock:
+        return _made(tool, row) or _make(tool, row, lock)
 
 
-def _make(kind: Tool, row: PinnedList, lock: Lock) -> Runtime:
+def _make(tool: Tool, row: PinnedList, lock: int) -> Runtime:
     final, started = folder(row), time.monotonic()
     _clear_leftovers(final)
     _require_room(row, final)
     _require_idle(final)
     partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
-    title = f"Making the {kind.title} environment ({row.list}, {'' if row.measured else 'about '}{row.bytes / 1e9:.1f} GB)"
+    title = f"Making the {tool.title} environment ({row.list}, {'' if row.measured else 'about '}{row.bytes / 1e9:.1f} GB)"
     try:
         with Progress(title) as bar:
             bar.line(f"{title} in {final}: {row.why}.")
             make_environment(partial, row, bar, lock)
             bar.update(time.monotonic() - started, "checking what was installed")
-            finding = inspect(partial / "bin" / "python", kind, row, pins=row.pins(), driver=_driver())
+            inspection = inspect(partial / "bin" / "python", tool, row, pins=row.pins(), driver=_driver())
             _require_whole(
-                finding, f"The new {kind.title} environment ({row.list})", "Call it again; if it stays, report the list with this text."
+                inspection, f"The new {tool.title} environment ({row.list})", "Call it again; if it stays, report the list with this text."
             )
-        made = Runtime(kind.name, row.list, final / "bin" / "python", finding.versions, round(time.monotonic() - started, 1))
-        _write_stamp(partial, row, made, finding)
+        made = Runtime(tool.name, row.list, final / "bin" / "python", inspection.versions, round(time.monotonic() - started, 1))
+        _write_stamp(partial, row, made, inspection)
         _replace(final, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return made
 
 
-def _made(kind: Tool, row: PinnedList) -> Runtime | None:
+def _made(tool: Tool, row: PinnedList) -> Runtime | None:
     """The environment of `row` if it is whole and made from the list as it is now."""
-    where = folder(row)
+    environment = folder(row)
     try:
-        stamp = json.loads((where / STAMP).read_text())
+        stamp = json.loads((environment / STAMP).read_text())
     except (OSError, ValueError):
         return None
-    interpreter = where / "bin" / "python"
+    interpreter = environment / "bin" / "python"
     if stamp.get("digest") != row.digest or not interpreter.exists():
         return None
-    return Runtime(kind.name, row.list, interpreter, stamp["versions"], stamp["seconds"])
+    return Runtime(tool.name, row.list, interpreter, stamp["versions"], stamp["seconds"])
 
 
-def _write_stamp(partial: Path, row: PinnedList, made: Runtime, finding: Inspection) -> None:
-    facts = {**asdict(made), "python": finding.python, "digest": row.digest, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
-    (partial / STAMP).write_text(json.dumps(facts, indent=1) + "\n")
+def _write_stamp(partial: Path, row: PinnedList, made: Runtime, inspection: Inspection) -> None:
+    facts = {**asdict(made), "python": inspection.python, "digest": row.digest, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
+    save(partial / STAMP, facts)
 
 
 def _replace(final: Path, partial: Path) -> None:
@@ -189,39 +191,35 @@ def _require_libraries(row: PinnedList) -> None:
 def _require_room(row: PinnedList, final: Path) -> None:
     """Wheels are unpacked in uv's cache and linked from there: one copy if both are on one disk, else one on each."""
     cache = Path(os.environ.get("UV_CACHE_DIR") or settings().caches / "uv")
-    for where in {_existing(final).stat().st_dev: final, _existing(cache).stat().st_dev: cache}.values():
-        free, need = shutil.disk_usage(_existing(where)).free, int(row.bytes * SPARE)
+    for place in {existing_parent(place).stat().st_dev: place for place in (final, cache)}.values():
+        free, need = free_bytes(place), int(row.bytes * SPARE)
         if free < need:
             raise NoSpace(
-                f"The disk of {where} has {free / 1e9:.1f} GB free; {row.list} needs {need / 1e9:.1f} GB.",
+                f"The disk of {place} has {free / 1e9:.1f} GB free; {row.list} needs {need / 1e9:.1f} GB.",
                 "Make room there, or set LABKIT_HOME to a folder on a larger disk.",
             )
 
 
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
-
-
-def _own_python(kind: Tool) -> Path | None:
-    value = os.environ.get(VARIABLE + kind.name.upper())
+def _own_python(tool: Tool) -> Path | None:
+    value = os.environ.get(VARIABLE + tool.name.upper())
     return Path(value).expanduser().absolute() if value else None
 
 
-def _check_own(kind: Tool, own: Path) -> Runtime:
+def _check_own(tool: Tool, own: Path) -> Runtime:
     """The environment that the user named, if it is whole. A good answer is kept until its Python or its packages change."""
-    variable, driver = VARIABLE + kind.name.upper(), _driver()
-    note = settings().state / "runtimes" / f"{kind.name}-own.json"
+    variable, driver = VARIABLE + tool.name.upper(), _driver()
+    note = settings().state / "runtimes" / f"{tool.name}-own.json"
     if not own.exists():
         raise InstallError(
             f"{variable} names {own}, which does not exist.", f"Set it to the Python inside your environment, or: unset {variable}"
         )
-    kept = _kept(note, own, driver)
-    if kept is not None:
-        return Runtime(kind.name, "", own, kept)
-    finding = inspect(own, kind, pinned.choose(kind, driver), pins={}, driver=driver)
-    _require_whole(finding, f"{variable}={own}", f"Install what is missing there, or let labkit make its own: unset {variable}")
-    _keep(note, own, driver, finding)
-    return Runtime(kind.name, "", own, finding.versions)
+    versions = _kept(note, own, driver)
+    if versions is not None:
+        return Runtime(tool.name, "", own, versions)
+    inspection = inspect(own, tool, pinned.choose(tool, driver), pins={}, driver=driver)
+    _require_whole(inspection, f"{variable}={own}", f"Install what is missing there, or let labkit make its own: unset {variable}")
+    _keep(note, own, driver, inspection)
+    return Runtime(tool.name, "", own, inspection.versions)
 
 
 def _kept(note: Path, own: Path, driver: str) -> dict[str, str] | None:
@@ -234,12 +232,9 @@ def _kept(note: Path, own: Path, driver: str) -> dict[str, str] | None:
         return None
 
 
-def _keep(note: Path, own: Path, driver: str, finding: Inspection) -> None:
-    answer = {"python": str(own), "driver": driver, "seen": _changes(finding.paths), "versions": dict(finding.versions)}
-    note.parent.mkdir(parents=True, exist_ok=True)
-    draft = note.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(answer))
-    draft.replace(note)
+def _keep(note: Path, own: Path, driver: str, inspection: Inspection) -> None:
+    answer = {"python": str(own), "driver": driver, "seen": _changes(inspection.paths), "versions": dict(inspection.versions)}
+    save(note, answer)
 
 
 def _changes(paths: Mapping[str, int] | tuple[str, ...]) -> dict[str, int]:
@@ -247,9 +242,9 @@ def _changes(paths: Mapping[str, int] | tuple[str, ...]) -> dict[str, int]:
     return {path: Path(path).stat().st_mtime_ns for path in paths}
 
 
-def _require_whole(finding: Inspection, what: str, fix: str) -> None:
-    if finding.problems:
-        raise InstallError(f"{what} is not whole: {'; '.join(finding.problems)}.", fix)
+def _require_whole(inspection: Inspection, what: str, fix: str) -> None:
+    if inspection.problems:
+        raise InstallError(f"{what} is not whole: {'; '.join(inspection.problems)}.", fix)
 
 
 def _driver() -> str:

@@ -4,7 +4,7 @@ Importing an engine takes 20 s, so it is not done. What is done takes about 3 s 
 that is missing, torch that does not import or is built for another device, compiled code that does not fit torch or lacks a
 system library.
 
-Covers: the question and the answer. Does not cover: what to do about it (`runtimes`), shared libraries before an install.
+Covers: the question and the answer. Does not cover: what to do about it (`environments`), shared libraries before an install.
 """
 
 from __future__ import annotations
@@ -79,18 +79,18 @@ class Inspection:
     paths: tuple[str, ...] = ()
 
 
-def inspect(python: Path, kind: Tool, row: PinnedList, *, pins: Mapping[str, str], driver: str) -> Inspection:
+def inspect(python: Path, tool: Tool, row: PinnedList, *, pins: Mapping[str, str], driver: str) -> Inspection:
     """Look into the environment of `python`. `pins`: packages that must all be there (empty for a foreign environment).
 
     A machine with a GPU (`driver` not "") also tries the GPU; a foreign environment may be built for any CUDA that works.
     Never raises for what it finds; a Python that cannot be run is a problem like any other.
     """
     cuda = "any" if driver and not pins else row.cuda
-    ask = {
-        "package": kind.package,
-        "module": kind.module,
-        "distribution": kind.distribution,
-        "needs": kind.needs,
+    request = {
+        "package": tool.package,
+        "module": tool.module,
+        "distribution": tool.distribution,
+        "needs": tool.needs,
         "pins": list(pins),
         "cuda": cuda,
         "device": bool(driver and row.cuda),
@@ -102,16 +102,16 @@ def inspect(python: Path, kind: Tool, row: PinnedList, *, pins: Mapping[str, str
         env.pop("PYTHONPATH", None)  # our own environment must be whole without it; a foreign one may need it
     try:
         done = subprocess.run(
-            [str(python), "-c", SCRIPT, json.dumps(ask)], cwd="/", env=env, capture_output=True, text=True, timeout=SECONDS, check=False
+            [str(python), "-c", SCRIPT, json.dumps(request)], cwd="/", env=env, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except OSError as error:
         return Inspection((f"{python} cannot be run: {error.strerror}",), {})
     except subprocess.TimeoutExpired:
         return Inspection((f"importing torch took more than {SECONDS} s",), {})
-    return _finding(done)
+    return _inspection(done)
 
 
-def _finding(done: subprocess.CompletedProcess[str]) -> Inspection:
+def _inspection(done: subprocess.CompletedProcess[str]) -> Inspection:
     answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if not answers:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]

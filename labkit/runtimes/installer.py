@@ -1,23 +1,25 @@
 """Runs uv: an empty environment, then a pinned list into it, with its lines shown as progress.
 
-Covers: uv's command lines and environment, the lock that uv holds together with us, distribution names that a wheel leaves out.
-Does not cover: which list, where it ends up, whether it works (`runtimes`, `inspection`).
+Covers: uv's command lines and environment, one install at a time, distribution names that a wheel leaves out.
+Does not cover: which list, where it ends up, whether it works (`environments`, `inspection`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from ..common.errors import InstallError
+from ..common.files import write_text
+from ..common.locks import locked
 from ..common.progress import Progress
 from ..common.settings import settings
 from ..machine.pip_settings import places, uv_arguments, uv_environment
@@ -26,49 +28,30 @@ from .pinned import PinnedList
 TICK_SECONDS = 0.5
 
 
-class Lock:
-    """Held while one environment is made: `with Lock(folder)`. Waits, saying for whom, when another process holds it.
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Held while the environment in `folder` is made. Waits, saying for whom, when another process holds it.
 
-    The file `<folder>.lock` stays; the lock on it goes with the last process that has it open, which is uv if we are killed.
+    Yields the descriptor of `<folder>.lock`, for uv to hold the lock too: it then outlives us if we are killed.
     """
+    with ExitStack() as waiting:
+        bars: list[Progress] = []
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder.with_name(f"{folder.name}.lock")
-        self._descriptor = -1
+        def tell(owner: str, seconds: float) -> None:
+            if not bars:
+                bars.append(waiting.enter_context(Progress(f"Waiting for process {owner}, which is making the same environment")))
+            bars[0].update(seconds)
 
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        if not self._try():
-            with Progress(f"Waiting for process {self._owner()}, which is making the same environment") as bar:
-                started = time.monotonic()
-                while not self._try():
-                    time.sleep(TICK_SECONDS)
-                    bar.update(time.monotonic() - started)
-        os.truncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self._descriptor)
-
-    def fileno(self) -> int:
-        """The open lock file, for a child that shall hold the lock too."""
-        return self._descriptor
-
-    def _try(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _owner(self) -> str:
-        return os.pread(self._descriptor, 20, 0).decode() or "(unknown)"
+        with locked(folder.with_name(f"{folder.name}.lock"), on_wait=tell) as descriptor:
+            waiting.close()
+            yield descriptor
 
 
-def make_environment(folder: Path, row: PinnedList, bar: Progress, lock: Lock) -> None:
-    """Make a movable virtual environment in `folder` and install the list into it. Raises `InstallError` with uv's own words."""
+def make_environment(folder: Path, row: PinnedList, bar: Progress, lock: int) -> None:
+    """Make a movable virtual environment in `folder` and install the list into it. Raises `InstallError` with uv's own words.
+
+    `lock` is the descriptor that `alone` gives.
+    """
     uv = _uv()
     base = getattr(sys, "_base_executable", None) or sys.executable
     _run([uv, "venv", "--relocatable", "--no-project", "--python", base, str(folder)], bar, lock, row)
@@ -112,10 +95,7 @@ def _overlay(folder: Path, row: PinnedList) -> None:
     """Put the list's own files in the place of packages' files. By rename: the old ones are hard links into uv's cache."""
     site = next(folder.glob("lib/python3.*/site-packages"))
     for path, source in row.overlaid().items():
-        draft = site / path.with_name(f"{path.name}.labkit")
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(source.read_text())
-        draft.replace(site / path)
+        write_text(site / path, source.read_text())
 
 
 def _uv() -> str:
@@ -127,7 +107,7 @@ def _uv() -> str:
         raise InstallError("uv is missing from the notebook environment.", f"{sys.executable} -m pip install uv") from None
 
 
-def _run(command: list[str], bar: Progress, lock: Lock, row: PinnedList) -> None:
+def _run(command: list[str], bar: Progress, lock: int, row: PinnedList) -> None:
     """Run uv to its end, its last line being the bar's note. Interrupted, it is ended too."""
     lines: deque[str] = deque(maxlen=40)
     started = time.monotonic()
@@ -138,7 +118,7 @@ def _run(command: list[str], bar: Progress, lock: Lock, row: PinnedList) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        pass_fds=(lock.fileno(),),
+        pass_fds=(lock,),
     )
     assert process.stdout is not None
     reader = threading.Thread(target=_collect, args=(process.stdout, lines), daemon=True)

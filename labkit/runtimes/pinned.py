@@ -1,6 +1,6 @@
-"""Which pinned list an engine gets on which machine: reads runtimes/engines.toml and the lists beside it.
+"""Which pinned list an engine or tool gets on which machine: reads runtimes/engines.toml and the lists beside it.
 
-Covers: the lists, what each needs of the machine, the choice by driver. Does not cover: making an environment (`runtimes`).
+Covers: the lists, what each needs of the machine, the choice by driver. Does not cover: making an environment (`environments`).
 The folder lies at the top of the clone, where `git diff` shows a changed pin; labkit is installed editable and finds it there.
 """
 
@@ -60,7 +60,7 @@ class PinnedList:
 
 @dataclass(frozen=True)
 class Tool:
-    """One engine's row: how it is recognised in an environment, and its lists, best first."""
+    """An engine or another program with an environment of its own: how it is recognised there, and its lists, best first."""
 
     name: str
     title: str
@@ -72,7 +72,7 @@ class Tool:
 
 
 def tools() -> dict[str, Tool]:
-    """All engines that this kit can make an environment for. Raises `InstallError` where the lists are not there."""
+    """All that this kit can make an environment for, by name. Raises `InstallError` where the lists are not there."""
     return _read(LISTS)
 
 
@@ -83,7 +83,7 @@ def _read(folder: Path) -> dict[str, Tool]:
         raise InstallError(f"The pinned lists are missing: {table}.", "Install labkit from its clone: ./lab does it (or pip install -e .).")
     with table.open("rb") as stream:
         rows = tomllib.load(stream)
-    return {name: _engine(name, row, folder) for name, row in rows.items()}
+    return {name: _tool(name, row, folder) for name, row in rows.items()}
 
 
 def tool(name: str) -> Tool:
@@ -94,28 +94,28 @@ def tool(name: str) -> Tool:
     return known[name]
 
 
-def choose(kind: Tool, driver: str) -> PinnedList:
+def choose(tool: Tool, driver: str) -> PinnedList:
     """The list for a machine with NVIDIA driver `driver` ("580.159.04"; "" for a machine without a GPU).
 
     Raises `InstallError` for a driver that no list suits.
     """
     have = major(driver)
-    for row in kind.lists:
+    for row in tool.lists:
         if row.least_driver < 0 or row.least_driver == 0 and not driver or 0 < row.least_driver <= have:
             return row
-    oldest = min((row.least_driver for row in kind.lists if row.least_driver), default=0)
+    oldest = min((row.least_driver for row in tool.lists if row.least_driver), default=0)
     raise InstallError(
-        f"NVIDIA driver {driver} is too old for every {kind.title} list; the oldest one that suits is {oldest}.",
+        f"NVIDIA driver {driver} is too old for every {tool.title} list; the oldest one that suits is {oldest}.",
         "A rented machine's driver cannot be changed from inside: rent one with a newer driver (580 or newer is best).",
     )
 
 
-def by_name(kind: Tool, name: str) -> PinnedList:
+def by_name(tool: Tool, name: str) -> PinnedList:
     """The list called `name`. Raises `SettingError` for an unknown one."""
-    for row in kind.lists:
+    for row in tool.lists:
         if row.list == name:
             return row
-    raise SettingError(f"{kind.title} has no pinned list {name!r}.", f"Use one of: {', '.join(row.list for row in kind.lists)}.")
+    raise SettingError(f"{tool.title} has no pinned list {name!r}.", f"Use one of: {', '.join(row.list for row in tool.lists)}.")
 
 
 def major(driver: str) -> int:
@@ -124,6 +124,6 @@ def major(driver: str) -> int:
     return int(head) if head.isdigit() else 0
 
 
-def _engine(name: str, row: dict[str, Any], folder: Path) -> Tool:
+def _tool(name: str, row: dict[str, Any], folder: Path) -> Tool:
     lists = tuple(PinnedList(**{**item, "extensions": tuple(item["extensions"])}, folder=folder) for item in row.pop("lists"))
     return Tool(name=name, lists=lists, needs=tuple(row.pop("needs")), **row)

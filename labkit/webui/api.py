@@ -4,12 +4,11 @@ Two ways to ask are here, because they fail differently. `complete` is the OpenA
 what the browser page sends, and Open-WebUI then adds to it: with its built-in tools on, 36 tool descriptions, which an engine
 without a tool parser refuses, while `complete` goes through.
 
-Covers: requests and what their failures mean. Does not cover: which connections there should be (`webui`).
+Covers: requests and what their failures mean. Does not cover: which connections there should be (`page`).
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ..common.disk import free_bytes
 from ..common.errors import ConnectionFailed, LabError, NoSpace, NotRunning, SignInFailed
 from ..machine import ports
 
@@ -81,7 +81,7 @@ class Api:
     def call(self, method: str, path: str, body: object = None, *, what: str = "answer") -> Any:
         """One request; returns the parsed answer.
 
-        Raises `NotRunning` if nothing answers, `Refused` for an HTTP error, `NoSpace` for one where the data folder's disk is
+        Raises `NotRunning` if nothing answers, `ApiError` for an HTTP error, `NoSpace` for one where the data folder's disk is
         full: Open-WebUI itself then says no more than "Internal Server Error" (measured).
         """
         import httpx
@@ -91,7 +91,7 @@ class Api:
         except httpx.TransportError as error:
             fix = "./lab ps tells; labkit.webui.serve() starts it."
             raise NotRunning(f"Open-WebUI does not answer at {self.url} ({type(error).__name__}).", fix) from error
-        if answer.is_error and self.folder and shutil.disk_usage(self.folder).free < FULL_BYTES:
+        if answer.is_error and self.folder and free_bytes(self.folder) < FULL_BYTES:
             raise NoSpace(
                 f"Open-WebUI could not {what} (HTTP {answer.status_code}): the disk of {self.folder} is full.",
                 "Make room there (./lab doctor shows the disks), then try again; what was saved before is whole.",
@@ -105,8 +105,8 @@ class Api:
 
     def version(self) -> tuple[str, str]:
         """(version, the deployment id that it was started with)."""
-        found = self.call("GET", "/api/version")
-        return found["version"], found.get("deployment_id") or ""
+        answer = self.call("GET", "/api/version")
+        return answer["version"], answer.get("deployment_id") or ""
 
     def has_account(self) -> bool:
         """Whether somebody can sign in. While not, the first visitor becomes administrator, even with sign-up switched off."""
@@ -115,22 +115,22 @@ class Api:
     def sign_in(self, email: str, password: str) -> None:
         """Use this account from now on. Raises `SignInFailed`."""
         try:
-            found = self.call("POST", "/api/v1/auths/signin", {"email": email, "password": password}, what="sign in")
+            account = self.call("POST", "/api/v1/auths/signin", {"email": email, "password": password}, what="sign in")
         except ApiError as error:
             if error.status == 429:
                 raise SignInFailed("Open-WebUI refuses to sign in for now: too many attempts.", "Wait three minutes.") from None
             if error.status != 400:
                 raise
             raise SignInFailed(f"Open-WebUI does not take the password for {email}.", "") from None
-        self._client.headers["Authorization"] = f"Bearer {found['token']}"
+        self._client.headers["Authorization"] = f"Bearer {account['token']}"
 
     def connections(self) -> list[Connection]:
         """The connections to OpenAI-compatible servers, in order."""
-        found = self.call("GET", "/openai/config", what="show its connections")
-        keys = found["OPENAI_API_KEYS"] + [""] * len(found["OPENAI_API_BASE_URLS"])
+        config = self.call("GET", "/openai/config", what="show its connections")
+        keys = config["OPENAI_API_KEYS"] + [""] * len(config["OPENAI_API_BASE_URLS"])
         rows = []
-        for index, (url, key) in enumerate(zip(found["OPENAI_API_BASE_URLS"], keys, strict=False)):
-            settings = found["OPENAI_API_CONFIGS"].get(str(index)) or {}
+        for index, (url, key) in enumerate(zip(config["OPENAI_API_BASE_URLS"], keys, strict=False)):
+            settings = config["OPENAI_API_CONFIGS"].get(str(index)) or {}
             rows.append(Connection(url, key, settings.get("prefix_id") or "", bool(settings.get("enable", True))))
         return rows
 
@@ -165,10 +165,10 @@ class Api:
     def verify(self, url: str, key: str) -> ConnectionCheck:
         """Let Open-WebUI itself try a connection, just as it is written, and say what is wrong with it."""
         try:
-            found = self.call("POST", "/openai/verify", {"url": url, "key": key, "config": {}}, what="try the connection")
+            answer = self.call("POST", "/openai/verify", {"url": url, "key": key, "config": {}}, what="try the connection")
         except ApiError as error:
             return ConnectionCheck(url, (), *_why(url, error))
-        rows = found.get("data") if isinstance(found, Mapping) else None
+        rows = answer.get("data") if isinstance(answer, Mapping) else None
         if not isinstance(rows, list):
             return ConnectionCheck(
                 url,
@@ -181,8 +181,8 @@ class Api:
     def complete(self, model: str, question: str, **options: object) -> str:
         """One answer through the OpenAI-compatible interface. `options` join the request (max_tokens). Text, or reasoning alone."""
         body = {"model": model, "messages": [{"role": "user", "content": question}], **options}
-        found = self.call("POST", "/api/chat/completions", body, what=f"ask {model}")
-        message = found["choices"][0]["message"]
+        answer = self.call("POST", "/api/chat/completions", body, what=f"ask {model}")
+        message = answer["choices"][0]["message"]
         return str(message.get("content") or message.get("reasoning") or message.get("reasoning_content") or "")
 
     def ask_as_the_page(self, model: str, question: str, **options: object) -> str:
@@ -212,9 +212,9 @@ class Api:
     def _wait(self, chat: str, answer: str) -> Mapping[str, Any]:
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
-            found = self.call("GET", f"/api/v1/chats/{chat}", what="show a chat")["chat"]["history"]["messages"].get(answer) or {}
-            if found.get("done") or found.get("error"):
-                return dict(found)
+            message = self.call("GET", f"/api/v1/chats/{chat}", what="show a chat")["chat"]["history"]["messages"].get(answer) or {}
+            if message.get("done") or message.get("error"):
+                return dict(message)
             time.sleep(POLL_SECONDS)
         raise ConnectionFailed(f"No answer came after {ANSWER_SECONDS:.0f} s.", "Look at the engine: ./lab ps, ./lab logs.")
 
@@ -289,7 +289,7 @@ def _why(url: str, error: ApiError) -> tuple[str, str]:
 
 def _detail(answer: httpx.Response) -> str:
     try:
-        found = answer.json()
+        content = answer.json()
     except ValueError:
         return answer.text.strip()
-    return str(found.get("detail") or found.get("error") or found) if isinstance(found, Mapping) else str(found)
+    return str(content.get("detail") or content.get("error") or content) if isinstance(content, Mapping) else str(content)

@@ -7,15 +7,13 @@ A first start and an update change the database in some 60 steps, and a start th
 that no later start can go on with (seen with 0.12.4). `Data.prepare` puts a whole one in its place.
 
 Covers: the folder, the password, the version that wrote the folder, a copy before an update, a new password.
-Does not cover: starting (`webui`), the HTTP interface (`webui_api`).
+Does not cover: starting (`page`), the HTTP interface (`api`).
 """
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterable
@@ -23,11 +21,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.disk import free_bytes
 from ..common.errors import LabError, NoSpace, SignInFailed
+from ..common.files import PRIVATE, beside, write_once, write_text
 from ..common.settings import Settings
 
 EMAIL = "admin@lab.local"
-LEAST_FREE_BYTES = 200_000_000
+MIN_FREE_BYTES = 200_000_000
 """A fresh folder takes 2 MB; SQLite's log and uploads need room, and a full disk breaks signing in too."""
 ASIDE = "webui.db.cut-off"
 """The database of a start that was killed while it changed it; the next one that is cut off takes its place."""
@@ -59,9 +59,8 @@ class Data:
     @property
     def password(self) -> str:
         """The administrator's password, made at first use. Do not print it: cell outputs are saved."""
-        if not self.password_file.exists():
-            _write_once(self.password_file, "-".join("".join(secrets.choice(LETTERS) for _ in range(4)) for _ in range(4)))
-        return self.password_file.read_text().strip()
+        made = "-".join("".join(secrets.choice(LETTERS) for _ in range(4)) for _ in range(4))
+        return write_once(self.password_file, made).strip()
 
     @property
     def written_by(self) -> str:
@@ -87,10 +86,10 @@ class Data:
                 f"Use {before} again (LABKIT_RUNTIME_OPEN_WEBUI names its python), or begin anew: "
                 f"mv {self.folder} {self.folder}-{before} (chats and accounts stay in it).",
             )
-        free = shutil.disk_usage(_existing(self.folder)).free
-        if free < LEAST_FREE_BYTES:
+        free = free_bytes(self.folder)
+        if free < MIN_FREE_BYTES:
             raise NoSpace(
-                f"The disk of {self.folder} has {free / 1e6:.0f} MB free; Open-WebUI needs {LEAST_FREE_BYTES / 1e6:.0f} MB.",
+                f"The disk of {self.folder} has {free / 1e6:.0f} MB free; Open-WebUI needs {MIN_FREE_BYTES / 1e6:.0f} MB.",
                 "Make room there (./lab doctor shows the disks), or set LABKIT_HOME to a folder on a larger disk.",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,10 +103,7 @@ class Data:
 
     def used_by(self, version: str) -> None:
         """Remember that `version` has opened the folder."""
-        draft = self.folder / f"labkit-version.{os.getpid()}"
-        draft.write_text(version + "\n")
-        draft.chmod(0o600)
-        draft.replace(self.folder / "labkit-version")
+        write_text(self.folder / "labkit-version", version + "\n", mode=PRIVATE)
 
     def reset_password(self, python: Path) -> None:
         """Give the administrator's account the password of `password_file`. Chats and connections stay; the server may run.
@@ -149,18 +145,17 @@ class Data:
         print(f"{self.database} was half changed: {why}. It is kept as {ASIDE}.", flush=True)
 
 
-def data(where: Settings) -> Data:
+def data(config: Settings) -> Data:
     """The folder that belongs to a data home."""
-    return Data(where.home / "open-webui", where.key_file("open_webui").with_suffix(".password"))
+    return Data(config.home / "open-webui", config.key_file("open_webui").with_suffix(".password"))
 
 
 def _copy(source: Path, target: Path) -> None:
     """Through SQLite itself, beside and renamed: an update changes the tables and cannot be undone."""
-    draft = target.with_name(f"{target.name}.{os.getpid()}")
-    draft.touch(0o600)
-    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(draft)) as new:
-        old.backup(new)
-    draft.replace(target)
+    with beside(target) as draft:
+        draft.touch(PRIVATE)
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(draft)) as new:
+            old.backup(new)
 
 
 def _rows(database: Path, query: str) -> list[tuple[object, ...]] | None:
@@ -181,21 +176,3 @@ def _unfinished(database: Path, steps: Iterable[Path]) -> bool:
 
 def _order(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
-
-
-def _write_once(path: Path, text: str) -> None:
-    """A 0600 file with `text`, unless another process was first."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(text)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

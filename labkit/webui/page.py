@@ -9,27 +9,24 @@ Ready means: an account exists (an empty Open-WebUI makes its first visitor the 
 process, each running engine is connected under its key, its model is in the menu, and one question was answered, once through
 the API and once as the page asks it.
 
-Covers: start, connections, proof. Does not cover: the data folder (`webui_data`), single requests (`webui_api`), the engines,
-the way in from another machine (`tunnels`). Used by notebook 05 and `./lab up open-webui`.
+Covers: start, connections, proof. Does not cover: what it is started with (`launch`), the data folder (`data`), single requests
+(`api`), the engines, the way in from another machine (`machine.tunnels`). Used by notebook 05 and `./lab up open-webui`.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 from ..common.errors import ConnectionFailed, NotRunning, SettingError, SignInFailed, StartFailed
 from ..common.progress import Progress
-from ..common.settings import Settings, settings
+from ..common.settings import settings
 from ..engines import model_engines
 from ..engines.open_webui import ENGINE
 from ..machine import ports
-from ..machine.tunnels import local_ports
 from ..runtimes import environments
 from ..serving.registry import Record, ServerFolder
 from ..serving.server import Server, running, start
@@ -37,6 +34,7 @@ from ..serving.server import attach as attach_engine
 from ..serving.stopping import StopReport
 from .api import Api, Connection, ConnectionCheck, clean, same_place
 from .data import EMAIL, Data, data
+from .launch import Launch, deployment
 
 START_SECONDS = 900.0
 """8 s on an idle machine with two cores; 200 s were seen on a busy one."""
@@ -154,8 +152,8 @@ class WebUI:
 
     def _proofs(self) -> Iterator[str]:
         session = Api(self.url)
-        version, deployment = session.version()
-        if deployment != _deployment(settings()):
+        version, given = session.version()
+        if given != deployment(settings()):
             raise StartFailed(f"{self.url} answers, but it is another Open-WebUI ({version}).", "Stop that one: ss -ltnp shows it.")
         if not session.has_account():
             self.stop()
@@ -202,24 +200,25 @@ def serve(*, port: int | None = None, owner: str | None = None, origins: Iterabl
     """Start Open-WebUI on 127.0.0.1, or find it running, connect the engines that run, and prove that it works.
 
     The page accepts browsers that call it http://127.0.0.1 or http://localhost at this port or one of the two others that
-    `tunnel` proposes; `origins` adds addresses ("https://...", where a port mapping of the platform shows it).
+    `labkit.tunnel` proposes; `origins` adds addresses ("https://...", where a port mapping of the platform shows it).
     `owner` as for `labkit.serve`. Prints the exact command line. Raises, before anything starts: `PortInUse`, `InstallError`,
     `NoSpace`, `LabError` for a data folder of a newer version; then `StartFailed`, and what `WebUI.prove` raises: the page then
     stays up, and calling again goes on from there.
     """
-    where = settings()
-    number = port or where.ports[ENGINE.name]
+    config = settings()
+    number = port or config.ports[ENGINE.name]
     if not ServerFolder(ENGINE.name).status().alive:
         ports.require_free(number, ENGINE.port_variable)
     runtime = environments.install(ENGINE.runtime)
     version = runtime.versions[ENGINE.name]
-    own = data(where)
-    record = _record(where, own, runtime.python, number, owner or where.owner, tuple(origins))
+    own = data(config)
+    launch = Launch(config, own, runtime.python, number, tuple(origins))
+    record = launch.record(owner or config.owner)
     server = _running(record)
     if server is None:
-        own.prepare(version, _steps(runtime.python))
+        own.prepare(version, launch.migrations)
         with _private_files():
-            server = start(ENGINE, record, _secrets(where, own) | _plain(where, own, number, tuple(origins)))
+            server = start(ENGINE, record, launch.secrets | launch.environment)
         print(record.shown, flush=True)
     page = WebUI(server.wait(timeout), own)
     own.used_by(version)
@@ -251,74 +250,6 @@ def _running(wanted: Record) -> Server | None:
     record = entry.record
     same = record is not None and record.shown == wanted.shown and entry.status().state in ("starting", "ready")
     return Server(ENGINE, entry) if same else None
-
-
-def _record(where: Settings, own: Data, python: Path, port: int, owner: str, origins: tuple[str, ...]) -> Record:
-    command = [*_program(python), "serve", "--host", "127.0.0.1", "--port", str(port)]
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    words = [f"{name}={shlex.quote(value)}" for name, value in _plain(where, own, port, origins).items() if name != "NO_PROXY"]
-    hidden = [
-        f'WEBUI_SECRET_KEY="$(cat {shlex.quote(str(where.key_file(ENGINE.name)))})"',
-        f'WEBUI_ADMIN_PASSWORD="$(cat {shlex.quote(str(own.password_file))})"',
-    ]
-    return Record(
-        name=ENGINE.name,
-        engine=ENGINE.name,
-        command=command,
-        shown=" ".join([*words, *hidden, shlex.join(command)]),
-        port=port,
-        model="-",
-        source=str(own.folder),
-        key_file=str(where.key_file(ENGINE.name)),
-        out=str(where.logs / ENGINE.name / f"{stamp}.out.log"),
-        err=str(where.logs / ENGINE.name / f"{stamp}.err.log"),
-        owner=owner,
-        device="cpu",
-    )
-
-
-def _program(python: Path) -> list[str]:
-    """`open-webui` of this environment, or the same without the script, which `pip install --target` leaves out."""
-    script = python.with_name("open-webui")
-    return [str(script)] if script.exists() else [str(python), "-c", "from open_webui import app; app()"]
-
-
-def _steps(python: Path) -> list[Path]:
-    """The files of the changes that this Open-WebUI makes to its database, [] where they cannot be found."""
-    return sorted(python.parent.parent.glob("lib/python3*/site-packages/open_webui/migrations/versions/*.py"))
-
-
-def _plain(where: Settings, own: Data, port: int, origins: tuple[str, ...]) -> dict[str, str]:
-    """The settings without secrets. Most are read at every start; those that Open-WebUI keeps in its database seed it once."""
-    pages = [f"http://{host}:{number}" for number in local_ports(port) for host in ("127.0.0.1", "localhost")]
-    own_path = {} if os.environ.get(environments.VARIABLE + ENGINE.runtime.upper()) else {"PYTHONPATH": ""}
-    return {
-        **ENGINE.environment,
-        **own_path,
-        "DATA_DIR": str(own.folder),
-        "STATIC_DIR": str(own.folder / "static"),  # else it rewrites files inside its environment at each start
-        "WEBUI_ADMIN_EMAIL": EMAIL,
-        "WEBUI_ADMIN_NAME": "admin",
-        "CORS_ALLOW_ORIGIN": ";".join([*pages, *(clean(origin) for origin in origins)]),
-        "DEPLOYMENT_ID": _deployment(where),
-        "NO_PROXY": _no_proxy(),
-        "no_proxy": _no_proxy(),
-    }
-
-
-def _secrets(where: Settings, own: Data) -> dict[str, str]:
-    return {"WEBUI_SECRET_KEY": where.key(ENGINE.name), "WEBUI_ADMIN_PASSWORD": own.password}
-
-
-def _no_proxy() -> str:
-    """It follows http_proxy, which network_turbo sets: the way to an engine on this machine must not go there."""
-    named = [name for name in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",") if name]
-    return ",".join(dict.fromkeys([*named, "127.0.0.1", "localhost", "::1"]))
-
-
-def _deployment(where: Settings) -> str:
-    """A name that only an Open-WebUI with this home's secret can have been given."""
-    return sha256(where.key(ENGINE.name).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -13,9 +13,53 @@ def test_home_comes_from_the_environment(tmp_path: Path) -> None:
     assert settings({"LABKIT_HOME": str(tmp_path)}).models == tmp_path / "models"
 
 
-def test_on_autodl_the_data_disk_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def data_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data disk of an AutoDL instance, still empty."""
     monkeypatch.setattr(module, "AUTODL_DATA_DISK", tmp_path)
-    assert settings({}).home == tmp_path / "labkit"
+    return tmp_path
+
+
+def make_clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that every clone has, at `folder`, which is then the clone that runs."""
+    for name in (
+        "pyproject.toml",
+        "runtimes/vllm-cpu.txt",
+        "labkit/__init__.py",
+        "labkit/runtimes/__init__.py",
+        "labkit/models/__init__.py",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    monkeypatch.setattr(module, "CLONE", folder)
+
+
+@pytest.mark.parametrize("clone", ["labkit-course", "labkit"])
+def test_on_autodl_home_lies_on_the_data_disk_beside_the_clone(clone: str, data_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_clone(data_disk / clone, monkeypatch)
+    assert settings({}).home == data_disk / "labkit-data"
+
+
+@pytest.mark.parametrize("folder", ["state", "runtimes", "models"])
+def test_a_home_of_an_earlier_version_goes_on_being_used(folder: str, data_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_clone(data_disk / "labkit-course", monkeypatch)
+    (data_disk / "labkit" / folder).mkdir(parents=True)
+    assert settings({}).home == data_disk / "labkit"
+
+
+def test_another_clone_at_the_earlier_place_is_no_home(data_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_clone(data_disk / "labkit", monkeypatch)
+    make_clone(data_disk / "labkit-course", monkeypatch)
+    assert settings({}).home == data_disk / "labkit-data"
+
+
+@pytest.mark.parametrize("clone", [".", "labkit-data"])
+def test_a_clone_that_would_hold_the_home_is_told_so(clone: str, data_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_clone(data_disk / clone, monkeypatch)
+    with pytest.raises(SettingError, match="inside the clone") as failure:
+        settings({})
+    assert "LABKIT_HOME" in failure.value.fix
+    assert settings({"LABKIT_HOME": str(data_disk / "mine")}).home == data_disk / "mine"
 
 
 def test_elsewhere_home_is_below_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

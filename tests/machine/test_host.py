@@ -49,7 +49,7 @@ def line(facts: Facts, name: str) -> checkup.Line:
 
 def autodl(**changes: object) -> Facts:
     disks = {"system disk": SMALL, "data disk": DATA, "data home": DATA, "models": DATA}
-    caches = {name: Path("/root/autodl-tmp/labkit/caches") / name for name in HERE.caches}
+    caches = {name: Path("/root/autodl-tmp/labkit-data/caches") / name for name in HERE.caches}
     return well(**{"autodl": True, "disks": disks, "caches": caches, "environment": {}} | changes)
 
 

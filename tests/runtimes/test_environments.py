@@ -14,7 +14,7 @@ import pytest
 
 from labkit.common.errors import InstallError, NoSpace, SettingError
 from labkit.runtimes import environments, pinned
-from labkit.runtimes.installer import Lock
+from labkit.runtimes.installer import alone
 
 ENGINES = """
 [toy]
@@ -167,7 +167,7 @@ def test_killed_install_counts_for_nothing(place: Place) -> None:
 
 
 def test_second_install_waits_for_the_first(place: Place) -> None:
-    with Lock(place.folder):
+    with alone(place.folder):
         process = place.install_elsewhere()
         assert process.stdout is not None
         said = process.stdout.readline()

@@ -49,19 +49,19 @@ def test_kernel_has_no_engine_and_no_pynvml() -> None:
     assert "nvidia-ml-py" in names
 
 
-@pytest.mark.parametrize("row", [row for kind in pinned.tools().values() for row in kind.lists], ids=lambda row: row.list)
+@pytest.mark.parametrize("row", [row for tool in pinned.tools().values() for row in tool.lists], ids=lambda row: row.list)
 def test_lists_are_exact_pins_without_conditions(row: pinned.PinnedList) -> None:
     assert all(re.fullmatch(r"==[^,*]+", str(item.specifier)) and not item.marker for item in requirements(row.file))
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang"])
 def test_engine_lists_are_whole(name: str) -> None:
-    kind = pinned.tool(name)
-    for row in kind.lists:
+    tool = pinned.tool(name)
+    for row in tool.lists:
         items = requirements(row.file)
         local = [item.name for item in items if "+" in str(item.specifier)]
         assert local == ([] if row.cuda else ["torch"]), f"{row.list}: a local version leaked in from this or that machine's wheel folder"
-        assert {*kind.needs, "transformers"} <= {item.name for item in items}
+        assert {*tool.needs, "transformers"} <= {item.name for item in items}
 
 
 def test_cpu_list_leaves_out_what_breaks_or_is_never_used() -> None:
