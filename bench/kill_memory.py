@@ -24,9 +24,9 @@ from pathlib import Path
 from labkit.engines import ENGINES
 from labkit.machine import gpu
 from labkit.serving import held_memory
+from labkit.serving.process_table import process_row
 from labkit.serving.registry import ServerFolder
 from labkit.serving.server import Server
-from labkit.serving.process_table import process_row
 
 VICTIMS = ("api", "keeper", "watcher", "kernel")
 LOADING = {

@@ -22,6 +22,7 @@ from contextlib import suppress
 import labkit
 from labkit.common.settings import settings
 from labkit.engines import ENGINES
+from labkit.serving import keys
 from labkit.serving.registry import ServerFolder
 
 
@@ -39,7 +40,7 @@ def bare_seconds() -> float:
     record = ServerFolder("vllm").record
     assert record is not None, "lab_seconds runs first"
     engine = ENGINES["vllm"]
-    environment = {**os.environ, **settings().cache_environment(), **engine.environment, engine.key_variable: settings().key("vllm")}
+    environment = {**os.environ, **settings().cache_environment(), **engine.environment, **keys.key_environment(engine, "vllm")}
     environment |= {"HF_HUB_OFFLINE": "1"} | (engine.cpu_environment | engine.small_environment if record.device == "cpu" else {})
     started = time.monotonic()
     process = subprocess.Popen(

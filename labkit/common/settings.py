@@ -16,13 +16,11 @@ Caches that are already set (HF_HOME and the like) are left as they are.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import SettingError
-from .files import write_once
 
 AUTODL_DATA_DISK = Path("/root/autodl-tmp")
 CLONE = Path(__file__).resolve().parents[2]
@@ -88,14 +86,6 @@ class Settings:
         current = os.environ if environment is None else environment
         return {name: str(self.caches / folder) for name, folder in CACHES.items() if not current.get(name)}
 
-    def key_file(self, name: str) -> Path:
-        """Where the random key of server `name` lies: a 0600 file, made by `key`."""
-        return self.state / "keys" / f"{name}.key"
-
-    def key(self, name: str) -> str:
-        """The key of server `name`, made at first use: 32 random bytes in a 0600 file, never printed by the kit."""
-        return write_once(self.key_file(name), f"sk-{secrets.token_urlsafe(32)}").strip()
-
 
 def on_autodl() -> bool:
     """Whether this is an AutoDL instance: its data disk is mounted. (facts: the platform gives no better mark.)"""
@@ -137,9 +127,11 @@ def _autodl_home() -> Path:
 
 
 def _is_home(folder: Path) -> bool:
-    """Whether a data home lies at `folder`, and neither a clone (which has a runtimes folder too) nor a part of this one."""
-    is_source = folder.resolve().is_relative_to(CLONE) or any((folder / name).exists() for name in ("pyproject.toml", "__init__.py"))
-    return not is_source and any((folder / name).is_dir() for name in ("state", "runtimes", "models"))
+    """Whether a data home was begun at `folder`, in a clone too: what was downloaded there is not downloaded again.
+
+    A clone has none of these folders; it has a `runtimes`, as a home does.
+    """
+    return any((folder / name).is_dir() for name in ("state", "models", "caches"))
 
 
 def _owner(value: str) -> str:

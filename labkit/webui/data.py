@@ -25,6 +25,7 @@ from ..common.disk import free_bytes
 from ..common.errors import LabError, NoSpace, SignInFailed
 from ..common.files import PRIVATE, beside, write_once, write_text
 from ..common.settings import Settings
+from ..serving.keys import key_file
 
 EMAIL = "admin@lab.local"
 MIN_FREE_BYTES = 200_000_000
@@ -147,7 +148,7 @@ class Data:
 
 def data(config: Settings) -> Data:
     """The folder that belongs to a data home."""
-    return Data(config.home / "open-webui", config.key_file("open_webui").with_suffix(".password"))
+    return Data(config.home / "open-webui", key_file("open_webui", config).with_suffix(".password"))
 
 
 def _copy(source: Path, target: Path) -> None:

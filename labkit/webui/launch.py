@@ -19,6 +19,7 @@ from ..common.settings import Settings
 from ..engines.open_webui import ENGINE
 from ..machine.tunnels import local_ports
 from ..runtimes import environments
+from ..serving import keys
 from ..serving.registry import Record
 from .api import clean
 from .data import EMAIL, Data
@@ -64,7 +65,7 @@ class Launch:
     @property
     def secrets(self) -> dict[str, str]:
         """The variables that nobody may see: the key that signs sessions, the administrator's password."""
-        return {"WEBUI_SECRET_KEY": self.config.key(ENGINE.name), "WEBUI_ADMIN_PASSWORD": self.data.password}
+        return {"WEBUI_SECRET_KEY": keys.key(ENGINE.name, self.config), "WEBUI_ADMIN_PASSWORD": self.data.password}
 
     @property
     def migrations(self) -> list[Path]:
@@ -74,7 +75,7 @@ class Launch:
     def record(self, owner: str) -> Record:
         """What `serving` keeps of it and shows: the whole line, in which secrets are read from their files."""
         logs, stamp = self.config.logs / ENGINE.name, time.strftime("%Y%m%d-%H%M%S")
-        key_file = str(self.config.key_file(ENGINE.name))
+        key_file = str(keys.key_file(ENGINE.name, self.config))
         words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items() if name != "NO_PROXY"]
         files = {"WEBUI_SECRET_KEY": key_file, "WEBUI_ADMIN_PASSWORD": str(self.data.password_file)}
         words += [f'{name}="$(cat {shlex.quote(file)})"' for name, file in files.items()]
@@ -96,7 +97,7 @@ class Launch:
 
 def deployment(config: Settings) -> str:
     """A name that only an Open-WebUI with this home's secret can have been given."""
-    return sha256(config.key(ENGINE.name).encode()).hexdigest()[:16]
+    return sha256(keys.key(ENGINE.name, config).encode()).hexdigest()[:16]
 
 
 def _no_proxy() -> str:
