@@ -25,7 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
-from ..models.manifests import RemoteFile
+from ..models.listing import RemoteFile
 
 WORKERS = 4
 LFS_RETRIES = ("-c", "lfs.transfer.maxretries=3", "-c", "lfs.transfer.maxretrydelay=2")

@@ -22,7 +22,8 @@ from ..common.disk import Space
 from ..common.errors import DownloadError, SettingError
 from ..common.settings import settings
 from ..models import manifests
-from ..models.manifests import Listing, Verification
+from ..models.listing import Listing
+from ..models.manifests import Verification
 from ..models.profiles import Profile
 from ..models.profiles import profile as find_profile
 from . import sources

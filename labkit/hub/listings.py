@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..common.errors import DownloadError
-from ..models.manifests import Listing, RemoteFile
+from ..models.listing import Listing, RemoteFile
 
 TIMEOUT = 20
 TRIES = 3

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..common.errors import DownloadError, LabError, NoSpace, SettingError, VerificationError
 from ..common.settings import Settings, settings
-from ..models.manifests import Listing
+from ..models.listing import Listing
 from ..models.profiles import Profile
 from . import listings
 from .endpoints import Hub

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..common import disk
 from ..common.errors import SettingError
 from ..models import manifests
-from ..models.manifests import Listing, RemoteFile, Verification
+from ..models.listing import Listing, RemoteFile
+from ..models.manifests import Verification
 from ..models.profiles import Profile
 from ..models.profiles import profile as find_profile
 from . import sources
