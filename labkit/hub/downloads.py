@@ -28,7 +28,8 @@ from ..models.profiles import Profile
 from ..models.profiles import profile as find_profile
 from . import sources
 from .client import Job
-from .endpoints import Hub, open_hub, real_hub
+from .endpoints import Hub, real_hub
+from .loopback import open_hub
 from .process import run_watched
 from .task import Task, bytes_to_come, drop_lfs_partials, finished, forget, make_task, room_needed, set_aside, survey
 

@@ -18,7 +18,8 @@ import pytest
 from labkit.common.errors import DownloadError, LabError, NoSpace, SettingError, VerificationError
 from labkit.hub import downloads, sources, task
 from labkit.hub.downloads import download
-from labkit.hub.endpoints import Hub, LoopbackHub
+from labkit.hub.endpoints import Hub
+from labkit.hub.loopback import LoopbackHub
 from labkit.models import course_model, manifests
 from labkit.models.profiles import profile
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit.common.errors import VerificationError
-from labkit.hub.loopback import Repository
+from labkit.hub.repository import Repository
 from labkit.models import course_model, manifests
 from labkit.models.headers import Weights
 from labkit.models.listing import Listing, RemoteFile
@@ -23,7 +23,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def listing(folder: Path, kind: str = "sha256") -> Listing:
-    rows = Repository("labkit/tiny", folder).entries.values()
+    rows = Repository("labkit/tiny", folder).files.values()
     digests = {row.path: {"sha256": f"sha256:{row.sha256}", "git": "" if row.large else f"git:{row.blob}", "": ""}[kind] for row in rows}
     return Listing("labkit/tiny", tuple(RemoteFile(row.path, row.size, digests[row.path]) for row in rows))
 
