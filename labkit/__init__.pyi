@@ -15,7 +15,7 @@ from .hub.downloads import download as download
 from .hub.downloads import download_lines as download_lines
 from .hub.downloads import preview as preview
 from .hub.downloads import where as where
-from .hub.endpoints import open_hub as open_hub
+from .hub.loopback import open_hub as open_hub
 from .machine.host import facts as facts
 from .machine.packages import install_tools as install_tools
 from .machine.shell import forget as forget

@@ -261,7 +261,7 @@ def _server(engine: str, name: str) -> Server:
 
 def _download(chosen: argparse.Namespace) -> None:
     from .hub.downloads import download
-    from .hub.endpoints import open_hub
+    from .hub.loopback import open_hub
     from .models.profiles import profile
 
     wanted = profile(chosen.profile)

@@ -1,31 +1,30 @@
-"""One download by one real client, in a process of its own: `python -m labkit.fetch`, started by `downloads`.
+"""One download by one real client, in a process of its own: a worker script that `downloads` starts through `process`.
 
-Of its own, because clients read their settings when they are imported, and because a process can be killed at any
-moment: whatever is on disk then is what the next one goes on from. It ends with its parent: the job comes as one JSON
-line on standard input, and when standard input closes, this process group is killed.
+Of its own, because clients read their settings when they are imported, and because a process can be killed at any moment:
+whatever is on disk then is what the next one goes on from. It ends with its parent (`workers.side`).
 
 Covers: calling ModelScope's and Hugging Face's clients and git; resuming what huggingface_hub would throw away.
-Does not cover: space, progress, verification (`downloads`, `manifests`).
+Does not cover: space (`downloads`), progress (`process`), verification (`models.manifests`). Used by notebook 02.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from ..models.manifests import RemoteFile
+from labkit.common.files import beside
+from labkit.models.listing import RemoteFile
+from labkit.workers import side
 
 WORKERS = 4
 LFS_RETRIES = ("-c", "lfs.transfer.maxretries=3", "-c", "lfs.transfer.maxretrydelay=2")
@@ -41,28 +40,25 @@ class Job:
     endpoint: str
     root: Path
     folder: Path | None
-    result: Path
     files: tuple[RemoteFile, ...]
     kept: tuple[str, ...] = ()
 
-    def to_json(self) -> str:
-        row = asdict(self) | {"root": str(self.root), "folder": str(self.folder) if self.folder else None, "result": str(self.result)}
-        return json.dumps(row)
+    def as_request(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return asdict(self) | {"root": str(self.root), "folder": str(self.folder) if self.folder else None}
 
     @classmethod
-    def from_json(cls, text: str) -> Job:
-        row = json.loads(text)
-        row |= {"root": Path(row["root"]), "result": Path(row["result"]), "folder": Path(row["folder"]) if row["folder"] else None}
-        row |= {"files": tuple(RemoteFile(**file) for file in row["files"]), "kept": tuple(row["kept"])}
-        return cls(**row)
+    def from_request(cls, request: Mapping[str, Any]) -> Job:
+        """The job that `as_request` wrote."""
+        fields = {**request, "root": Path(request["root"]), "folder": Path(request["folder"]) if request["folder"] else None}
+        return cls(**fields | {"files": tuple(RemoteFile(**file) for file in request["files"]), "kept": tuple(request["kept"])})
 
 
 def main() -> None:
-    """Read the job, fetch, and write the folder's path to `job.result`."""
-    job = Job.from_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = {"modelscope": modelscope, "huggingface": huggingface, "git-lfs": git_lfs}[job.source](job)
-    job.result.write_text(str(folder))
+    """Read the job, fetch, and tell the folder."""
+    job = Job.from_request(side.read_request())
+    fetch = {"modelscope": modelscope, "huggingface": huggingface, "git-lfs": git_lfs}[job.source]
+    side.tell("result", folder=str(fetch(job)))
 
 
 def modelscope(job: Job) -> Path:
@@ -147,10 +143,8 @@ def _finish(job: Job, file: RemoteFile, partial: Path) -> None:
     with partial.open("ab") as stream:
         headers = build_hf_headers() | {"Accept-Encoding": "identity"}
         http_get(hf_hub_url(job.model, file.path), stream, resume_size=partial.stat().st_size, headers=headers, expected_size=file.size)
-    digest = sha256()
     with partial.open("rb") as stream:
-        while block := stream.read(8 * 2**20):
-            digest.update(block)
+        digest = hashlib.file_digest(stream, "sha256")
     if f"sha256:{digest.hexdigest()}" != file.digest:
         partial.unlink()
         return
@@ -195,11 +189,8 @@ def _rename_partials(folder: Path) -> None:
 def _link(stored: Path, path: Path) -> None:
     if path.exists() and path.samefile(stored):
         return
-    draft = path.with_name(path.name + ".draft")
-    draft.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.link(stored, draft)
-    draft.replace(path)
+    with beside(path) as draft:
+        os.link(stored, draft)
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -207,12 +198,6 @@ def _git(folder: Path, *arguments: str) -> str:
     if done.returncode:
         sys.exit(f"git {' '.join(arguments)[:60]} ended with code {done.returncode}")
     return done.stdout
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 4096):  # not sys.stdin: a thread that holds its lock would break the interpreter's own exit
-        pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

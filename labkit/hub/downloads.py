@@ -1,15 +1,14 @@
 """Downloads a course model with a real client: sized before, watched while it runs, resumed, verified after.
 
-Covers: `download`, `preview`, `where`, `download_lines`; one download per folder at a time; the process that the client runs in.
-Does not cover: what a client is told (`fetch`), endpoints and failures (`sources`), checks (`manifests`), hubs (`hubs`).
+Covers: `download`, `preview`, `where`, `download_lines`; one download per folder at a time; a second try.
+Does not cover: what a client is told (`client`), its process (`process`), endpoints and failures (`sources`), checks
+(`models.manifests`), hubs (`endpoints`, `loopback`).
 Used by notebook 02.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,16 +19,21 @@ from ..common import disk
 from ..common.amounts import amount_text
 from ..common.disk import Space
 from ..common.errors import DownloadError, SettingError
+from ..common.locks import Busy, locked
 from ..common.settings import settings
 from ..models import manifests
-from ..models.manifests import Listing, Verification
+from ..models.listing import Listing
+from ..models.manifests import Verification
 from ..models.profiles import Profile
 from ..models.profiles import profile as find_profile
-from . import sources
+from . import client, process, sources
 from .client import Job
-from .endpoints import Hub, open_hub, real_hub
-from .process import run_watched
-from .task import Task, bytes_to_come, drop_lfs_partials, finished, forget, make_task, room_needed, set_aside, survey
+from .endpoints import Hub, real_hub
+from .loopback import open_hub
+from .process import Watch
+from .task import Task, make_task
+
+CLIENT = Path(client.__file__)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def download(
     started = time.monotonic()
     task = make_task(profile, source, folder, hub, by, proxy)
     task.stop_at = stop_at
-    there = finished(task)
+    there = task.finished()
     if there:
         return _report(task, *there, there[1].bytes, started)
     task.source.require()
@@ -123,16 +127,16 @@ def preview(
     """
     task = make_task(profile, source, folder, hub, by, proxy)
     with open_hub(task.profile) if hub is None else nullcontext(hub) as task.hub:
-        listing = task.source.listing(task.profile, task.hub, proxy=task.proxy)
-    found = manifests.glance(task.place() or task.root, listing)
-    return Preview(listing, bytes_to_come(task, listing, found), tuple(disk.survey(room_needed(task, listing, found))))
+        listing = task.ask()
+    state = manifests.glance(task.place or task.root, listing)
+    return Preview(listing, task.bytes_to_come(listing, state), tuple(disk.survey(task.room_needed(listing, state))))
 
 
 def where(profile: str | Profile = "auto") -> dict[str, Path]:
     """Where each way leaves the model: by path, and by id in each client's cache; nothing is created."""
-    wanted = profile if isinstance(profile, Profile) else find_profile(profile)
-    by_id = {f"{way.name}, by id": sources.cache_root(way.name, way.model(wanted)) for way in sources.SOURCES.values() if way.by_id}
-    return {"by path": wanted.folder(), **by_id}
+    model = profile if isinstance(profile, Profile) else find_profile(profile)
+    by_id = {f"{way.name}, by id": sources.cache_root(way.name, way.model(model)) for way in sources.SOURCES.values() if way.by_id}
+    return {"by path": model.folder(), **by_id}
 
 
 def download_lines(profile: str | Profile = "auto", source: str = "modelscope", hub: Hub | None = None, *, by: str = "path") -> str:
@@ -147,17 +151,16 @@ def download_lines(profile: str | Profile = "auto", source: str = "modelscope", 
 
 
 def _run(task: Task, started: float) -> Download:
-    listing = task.source.listing(task.profile, task.hub, proxy=task.proxy)
+    listing = task.ask()
     with _only_one(task.root) as lock:
-        found = survey(task, listing)
-        already = listing.bytes - bytes_to_come(task, listing, found)
-        if not found:
-            disk.require(room_needed(task, listing, found))
-            forget(task, found)
-            folder, found = _fetch(task, listing, found, lock)
-        else:
-            folder = found.folder
-        manifests.write(folder, listing, profile=task.profile.name, source=task.source.name, weights=task.weights, known=task.known)
+        state = task.check(listing)
+        already = listing.bytes - task.bytes_to_come(listing, state)
+        if not state:
+            disk.require(task.room_needed(listing, state))
+            task.prepare(state)
+            state = _fetch(task, listing, state, lock)
+        folder, names = state.folder, {"profile": task.profile.name, "source": task.source.name}
+        manifests.write(folder, listing, **names, weights=task.weights, known=task.known)
     return _report(task, folder, listing, already, started)
 
 
@@ -166,35 +169,33 @@ def _report(task: Task, folder: Path, listing: Listing, already: int, started: f
     return Download(task.profile.name, task.source.name, folder, len(listing.files), listing.bytes, already, seconds)
 
 
-def _fetch(task: Task, listing: Listing, found: Verification, lock: int) -> tuple[Path, Verification]:
+def _fetch(task: Task, listing: Listing, state: Verification, lock: int) -> Verification:
     """Run the client, check, and run it once more for what is missing or wrong."""
     for last in (False, True):
-        folder, failure, again = _client(task, listing, found, lock)
-        found = manifests.check(folder or task.place() or task.root, listing, weights=task.weights, known=task.known)
-        if found:
-            return found.folder, found
-        for path in found.wrong:
-            set_aside(found.folder / path)
-        if last or not again or found.unreadable:
-            raise failure or found.error()
-        drop_lfs_partials(task.root)
+        folder, failure, again = _client(task, listing, state, lock)
+        state = task.check(listing, folder)
+        if state:
+            return state
+        task.discard_wrong(state)
+        if last or not again or state.unreadable:
+            raise failure or state.error()
+        task.discard_lfs_partials()
     raise AssertionError("the loop above returns or raises")
 
 
-def _client(task: Task, listing: Listing, found: Verification, lock: int) -> tuple[Path | None, DownloadError | None, bool]:
+def _client(task: Task, listing: Listing, state: Verification, lock: int) -> tuple[Path | None, DownloadError | None, bool]:
     """One run of the client: (folder, None, True), or (None, what went wrong, whether a second run could help)."""
-    absent = {*found.missing, *found.wrong}
+    absent = {*state.missing, *state.wrong}
     log = settings().logs / f"download-{task.profile.name}-{task.source.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     task.root.mkdir(parents=True, exist_ok=True)
-    result = log.with_suffix(".folder")
-    result.unlink(missing_ok=True)
     kept = tuple(file.path for file in listing.files if file.path not in absent)
-    endpoint = task.source.endpoint(task.hub)
-    job = Job(task.source.name, task.model, endpoint, task.root, task.folder, result, listing.files, kept)
-    code = run_watched(task, job, listing.bytes, log, lock)
-    if code == 0:
-        return Path(result.read_text()), None, True
+    job = Job(task.source.name, task.model, task.source.endpoint(task.hub), task.root, task.folder, listing.files, kept)
+    watch = Watch(f"Downloading {task.model} from {task.source.title}", task.bytes_on_disk, listing.bytes, task.stop_at)
+    environment = task.source.environment(task.hub, proxy=task.proxy)
+    code, result = process.run(CLIENT, job.as_request(), watch, environment=environment, log=log, pass_fds=(lock,))
+    if code == 0 and result:
+        return Path(result["folder"]), None, True
     failure, again = sources.explain(task.source, log.read_text(errors="replace")[-20_000:], code, log)
     return None, failure, again
 
@@ -202,18 +203,10 @@ def _client(task: Task, listing: Listing, found: Verification, lock: int) -> tup
 @contextmanager
 def _only_one(root: Path) -> Iterator[int]:
     """One download per folder: the lock's descriptor goes to the client too, so it holds as long as anybody writes."""
-    path = settings().state / "locks" / f"download-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            raise DownloadError(
-                f"Another download to {root} is running (process {stream.read().strip() or 'unknown'}).",
-                "Wait for it, or stop that notebook or process.",
-            ) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield stream.fileno()
+    name = f"download-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+    try:
+        with locked(settings().state / "locks" / name, wait=False) as lock:
+            yield lock
+    except Busy as busy:
+        cause = f"Another download to {root} is running (process {busy.owner})."
+        raise DownloadError(cause, "Wait for it, or stop that notebook or process.") from None

@@ -1,65 +1,106 @@
-"""The client of a hub as a child process: started with a job, watched while it runs, ended with its caller.
+"""A worker script that is watched by what it brings to disk: started with a request, and ended with whatever it forked.
 
-Covers: progress by the bytes on disk, stalls, the end of the whole group. Does not cover: what a client does (`client`).
+Covers: progress by bytes on disk, silence, the end of the whole group, also of one that does not end. Does not cover: what the
+script does (`client`), what its failures mean (`sources`). Used by notebook 02 through `labkit.download`.
+
+`workers.launch` starts workers too, but waits for as long as a killed one takes to be gone: a client that writes to a network file
+system may never be.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..common.amounts import amount_text
 from ..common.errors import DownloadError
 from ..common.progress import Progress
-from .client import Job
-from .task import Task, bytes_under
+from ..workers import side
 
 POLL_SECONDS = 0.1
-STALL_SECONDS = 20.0
+QUIET_SECONDS = 20.0
+"""After this long without a new byte the bar says so."""
+STALLED_SECONDS = 600.0
+"""After this long without a new byte the script is ended. Clients hash what they find on disk meanwhile: 16 GB take minutes."""
+GOES_ON = "Run the download again: it goes on from here."
+KILL_SECONDS = 10.0
+"""How long a group may take to be gone after SIGKILL."""
 
 
-def run_watched(task: Task, job: Job, total: int, log: Path, lock: int) -> int:
-    """Run the job in its own process group with a bar, and return its exit code; whatever ends this ends the group."""
-    env = task.source.environment(task.hub, proxy=task.proxy)
-    package_parent = str(Path(__file__).resolve().parents[2])
-    env["PYTHONPATH"] = os.pathsep.join(part for part in (package_parent, env.get("PYTHONPATH", "")) if part)
-    command = [sys.executable, "-m", "labkit.hub.client"]
+@dataclass(frozen=True)
+class Watch:
+    """How a script is watched: `measure` tells the bytes on disk so far, of `total`; at the share `stop_at` it is ended."""
+
+    title: str
+    measure: Callable[[], int]
+    total: int
+    stop_at: float | None = None
+
+
+def run(
+    script: Path, request: Mapping[str, Any], watch: Watch, *, environment: Mapping[str, str], log: Path, pass_fds: tuple[int, ...] = ()
+) -> tuple[int, dict[str, Any]]:
+    """Run `script` (see `workers.side`) with `request`, show a bar, and return its exit code and its result, {} without one.
+
+    Its prints and errors go to `log`; it holds `pass_fds` open, a lock for example. Whatever ends this call ends the script and all
+    that it forked. Raises `DownloadError` when no new byte came for `STALLED_SECONDS`, at `stop_at`, and for processes that outlive
+    SIGKILL by `KILL_SECONDS`.
+    """
     with log.open("wb") as stream:
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, env=env, start_new_session=True, pass_fds=(lock,)
+            [sys.executable, str(side.__file__), str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            env=dict(environment),
+            start_new_session=True,
+            pass_fds=pass_fds,
         )
-    try:
-        assert child.stdin is not None
-        child.stdin.write((job.to_json() + "\n").encode())
-        child.stdin.flush()
-        _follow(task, child, total)
-        return child.wait()
-    finally:
-        _end_group(child)
+    assert child.stdin is not None and child.stdout is not None
+    with child.stdout:
+        try:
+            with suppress(BrokenPipeError):  # it ended before it read its request: its log says why
+                child.stdin.write((json.dumps(request) + "\n").encode())
+                child.stdin.flush()
+            _follow(child, watch)
+        finally:
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+            _end_group(child)
+        return child.returncode, _result(child.stdout.read())
 
 
-def _follow(task: Task, child: subprocess.Popen[bytes], total: int) -> None:
-    """Show bytes on disk until the client ends; all three clients can be watched this way."""
+def _follow(child: subprocess.Popen[bytes], watch: Watch) -> None:
+    """Show bytes on disk until the script ends; every client can be watched this way."""
     start = moved = time.monotonic()
-    first = last = bytes_under(task.root)
-    with Progress(f"Downloading {task.model} from {task.source.title}", total=total, unit="B") as bar:
-        while child.poll() is None:
-            done, now = bytes_under(task.root), time.monotonic()
+    first = last = watch.measure()
+    with Progress(watch.title, total=watch.total, unit="B") as bar:
+        while not _ended(child.pid):
+            done, now = watch.measure(), time.monotonic()
             if done != last:
                 last, moved = done, now
-            bar.update(min(done, total), _pace(done - first, total - done, now - start, now - moved))
-            if task.stop_at is not None and done >= task.stop_at * total:
-                raise DownloadError(f"Stopped at {done / total:.0%}, as stop_at asked.", "Run the download again: it goes on from here.")
+            bar.update(min(done, watch.total), _pace(done - first, watch.total - done, now - start, now - moved))
+            if watch.stop_at is not None and done >= watch.stop_at * watch.total:
+                raise DownloadError(f"Stopped at {done / watch.total:.0%}, as stop_at asked.", GOES_ON)
+            if now - moved > STALLED_SECONDS:
+                amounts = f"{amount_text(done, 'B')} of {amount_text(watch.total, 'B')} had come"
+                cause = f"{watch.title}: no new byte for {now - moved:.0f} s, so the client was ended; {amounts}."
+                raise DownloadError(cause, f"{GOES_ON} Or take another source.")
             time.sleep(POLL_SECONDS)
-        bar.update(min(bytes_under(task.root), total))
+        bar.update(min(watch.measure(), watch.total))
 
 
 def _pace(moved: int, left: int, seconds: float, still: float) -> str:
-    if still > STALL_SECONDS:
+    if still > QUIET_SECONDS:
         return f"no new bytes for {still:.0f} s"
     if seconds < 2 or moved <= 0:
         return ""
@@ -67,10 +108,47 @@ def _pace(moved: int, left: int, seconds: float, still: float) -> str:
     return f"{rate / 1e6:.1f} MB/s, {max(0, left) / rate / 60:.0f} min left"
 
 
+def _ended(pid: int) -> bool:
+    """Whether a child has ended; it is not collected, so that its number is nobody else's when its group is killed."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def _end_group(child: subprocess.Popen[bytes]) -> None:
     """SIGKILL, because huggingface_hub deletes its partial file when it is asked politely."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    if child.stdin:
-        child.stdin.close()
+    deadline = time.monotonic() + KILL_SECONDS
+    while child.poll() is None or _members(child.pid):
+        if time.monotonic() > deadline:
+            left = ", ".join(_members(child.pid)) or f"process {child.pid}"
+            raise DownloadError(
+                f"The client did not end within {KILL_SECONDS:.0f} s of SIGKILL; left: {left}.",
+                f"State D is a wait for a disk or a network file system: see to that first. {GOES_ON}",
+            )
+        time.sleep(0.02)
+
+
+def _members(group: int) -> list[str]:
+    """The living processes of a group, as "process 4711 (git, state D)"; the state is that of the thread that holds it up."""
+    members = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            name, _, rest = (process / "stat").read_text().partition("(")[2].rpartition(") ")
+            if int(rest.split()[2]) == group:
+                states = {_state(stat) for stat in (process / "task").glob("*/stat")} - {"Z", "X"}
+                members += [f"process {process.name} ({name}, state {min(states)})"] if states else []
+    return members
+
+
+def _state(stat: Path) -> str:
+    return stat.read_text().rpartition(") ")[2][0]
+
+
+def _result(output: bytes) -> dict[str, Any]:
+    """The fields of the result that the script told last."""
+    for line in reversed(output.splitlines()):
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and event.get("event") == "result":
+                return event
+    return {}

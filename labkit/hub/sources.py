@@ -1,7 +1,7 @@
 """The three ways to get a model, as data: ModelScope's client, Hugging Face's client, git with LFS.
 
 Covers: ids, endpoints, environment of the client, caches, the plain shell line of each way, what its failures mean.
-Does not cover: running a client (`downloads`), what a client is told to do (`fetch`). Used by notebook 02.
+Does not cover: running a client (`process`), what a client is told to do (`client`). Used by notebook 02 through `downloads`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.errors import DownloadError, LabError, NoSpace, SettingError, VerificationError
-from ..common.settings import Settings, settings
-from ..models.manifests import Listing
+from ..common.settings import settings
+from ..models.listing import Listing
 from ..models.profiles import Profile
 from . import listings
 from .endpoints import Hub
@@ -51,6 +51,7 @@ class Source:
         return profile.huggingface if self.name == "huggingface" else profile.modelscope
 
     def endpoint(self, hub: Hub) -> str:
+        """Where this way finds `hub`: an API endpoint, or the stem of clone addresses."""
         return {"modelscope": hub.modelscope, "huggingface": hub.huggingface, "git-lfs": hub.git}[self.name]
 
     def listing(self, profile: Profile, hub: Hub, *, proxy: bool) -> Listing:
@@ -94,9 +95,9 @@ def find(name: str) -> Source:
     return SOURCES[name]
 
 
-def cache_root(source: str, model: str, where: Settings | None = None) -> Path:
+def cache_root(source: str, model: str) -> Path:
     """The folder in the client's own cache that holds all bytes of `model` when it is downloaded by id."""
-    env = {**os.environ, **(where or settings()).cache_environment()}
+    env = {**os.environ, **settings().cache_environment()}
     folder = model.replace("/", "--")
     if source == "huggingface":
         return Path(env.get("HF_HUB_CACHE") or Path(env["HF_HOME"]) / "hub").expanduser() / f"models--{folder}"
@@ -184,11 +185,11 @@ def explain(source: Source, log: str, exit_code: int, log_file: Path) -> tuple[D
     """What the end of a failed client means, and whether a second try could help."""
     lines = _telling_lines(log)
     ended = f"{source.title}'s client ended with code {exit_code}"
-    for pattern, kind, cause, fix in FAILURES:
+    for pattern, error, cause, fix in FAILURES:
         line = next((line for line in lines if re.search(pattern, line)), None)
         if line:
             again = not any(re.search(final, line) for final in FINAL)
-            return kind(f"{cause} {ended}: {line[:300]}\nIts log: {log_file}", fix), again
+            return error(f"{cause} {ended}: {line[:300]}\nIts log: {log_file}", fix), again
     last = next((line for line in reversed(lines) if re.search(r"(?i)error|fatal|fail", line)), lines[-1] if lines else "no word of why")
     fix = "Run the same cell again: what arrived is kept. Or take another source."
     return DownloadError(f"{ended}: {last[:300]}\nIts log: {log_file}", fix), True

@@ -1,4 +1,7 @@
-"""One call of `download`: its checked arguments, what is there already, what is still to come, and the room it needs."""
+"""One call of `download`: its checked arguments, what is there already, what is still to come, and the room it needs.
+
+Does not cover: fetching (`downloads`), what a way needs (`sources`). Used by notebook 02 through `labkit.download` and `labkit.preview`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from pathlib import Path
 from ..common import disk
 from ..common.errors import SettingError
 from ..models import manifests
-from ..models.manifests import Listing, RemoteFile, Verification
+from ..models.listing import Listing
+from ..models.manifests import Verification
 from ..models.profiles import Profile
 from ..models.profiles import profile as find_profile
 from . import sources
@@ -36,26 +40,89 @@ class Task:
 
     @property
     def model(self) -> str:
+        """The model's id at this hub."""
         return self.source.model(self.profile)
 
     @property
     def root(self) -> Path:
+        """The folder below which all bytes of the model land."""
         return self.folder or sources.cache_root(self.source.name, self.model)
 
     @property
     def weights(self) -> bool:
+        """Whether the model has any."""
         return self.profile.weights != "dummy"
 
+    @property
     def place(self) -> Path | None:
         """The model's folder as far as it is known before the client has run."""
         return self.folder or sources.cached_folder(self.source.name, self.model)
 
+    def finished(self) -> tuple[Path, Listing] | None:
+        """The folder and its list, if an earlier download ended there and nothing has changed since."""
+        folder = self.place
+        manifest = manifests.read(folder) if folder else None
+        if folder is None or manifest is None or manifest["profile"] != self.profile.name or not manifests.verify(folder, quick=True):
+            return None
+        return folder, manifests.listed(manifest)
+
+    def ask(self) -> Listing:
+        """What the hub says the model consists of. Raises `DownloadError`."""
+        return self.source.listing(self.profile, self.hub, proxy=self.proxy)
+
+    def check(self, listing: Listing, folder: Path | None = None) -> Verification:
+        """What of the list lies in `folder`, by default where the model is or will be. Nothing is hashed twice."""
+        return manifests.check(folder or self.place or self.root, listing, weights=self.weights, known=self.known)
+
+    def bytes_on_disk(self) -> int:
+        """Bytes of model files below `root`, whole and partial."""
+        return bytes_under(self.root)
+
+    def bytes_to_come(self, listing: Listing, state: Verification) -> int:
+        """Bytes that are not on disk yet, partial files taken into account."""
+        absent = {*state.missing, *state.wrong}
+        missing = sum(file.size for file in listing.files if file.path in absent)
+        whole = sum(file.size for file in listing.files if file.path not in absent)
+        wrong = sum((state.folder / path).stat().st_size for path in state.wrong)
+        return max(0, missing - max(0, self.bytes_on_disk() - whole - wrong))
+
+    def room_needed(self, listing: Listing, state: Verification) -> dict[Path, int]:
+        """Bytes to be written below each folder. Clients write next to the target; ModelScope joins parts if told to."""
+        parts = int(os.environ.get("MODELSCOPE_DOWNLOAD_PARALLEL_WORKERS") or os.environ.get("MODELSCOPE_DOWNLOAD_PARALLELS") or 1)
+        twice = max(file.size for file in listing.files) if self.source.name == "modelscope" and parts > 1 else 0
+        caches = [sources.cache_root(self.source.name, self.model)] if self.source.by_id else []
+        return {cache: CACHE_BYTES for cache in caches} | {self.root: self.bytes_to_come(listing, state) + twice + disk.MARGIN}
+
+    def prepare(self, state: Verification) -> None:
+        """Take away the manifest and the wrong files, so that what follows can never look done before it is."""
+        (state.folder / manifests.NAME).unlink(missing_ok=True)
+        self.discard_wrong(state)
+        if state.wrong:
+            self.discard_lfs_partials()
+
+    def discard_wrong(self, state: Verification) -> None:
+        """Take away the wrong files: a small one is kept as <name>.wrong."""
+        for name in state.wrong:
+            path = state.folder / name
+            real = path.resolve()
+            if path.is_symlink():
+                path.unlink()  # in Hugging Face's cache the bytes lie behind a link
+            if real.stat().st_size > ASIDE_LIMIT or real != path.absolute():
+                real.unlink()
+            else:
+                real.replace(real.with_name(real.name + ".wrong"))
+
+    def discard_lfs_partials(self) -> None:
+        """Take away what git-lfs would go on from."""
+        for partial in (self.root / ".git" / "lfs" / "incomplete").glob("*"):
+            partial.unlink()
+
 
 def make_task(profile: str | Profile, source: str, folder: Path | str | None, hub: Hub | None, by: str, proxy: bool | None) -> Task:
     """The checked arguments of one call; raises `SettingError` before anything is asked or written."""
-    wanted = profile if isinstance(profile, Profile) else find_profile(profile)
+    model = profile if isinstance(profile, Profile) else find_profile(profile)
     way = sources.find(source)
-    return Task(wanted, way, _checked_place(wanted, way, folder, by), hub or Hub(), way.proxy if proxy is None else proxy)
+    return Task(model, way, _checked_place(model, way, folder, by), hub or Hub(), way.proxy if proxy is None else proxy)
 
 
 def _checked_place(profile: Profile, way: Source, folder: Path | str | None, by: str) -> Path | None:
@@ -73,65 +140,6 @@ def _checked_place(profile: Profile, way: Source, folder: Path | str | None, by:
     if other and other["profile"] != profile.name:
         raise SettingError(f"{place} holds another model: {other['profile']}.", "Name another folder.")
     return place
-
-
-def finished(task: Task) -> tuple[Path, Listing] | None:
-    """The folder and its list, if an earlier download ended there and nothing has changed since."""
-    folder = task.place()
-    manifest = manifests.read(folder) if folder else None
-    if folder is None or manifest is None or manifest["profile"] != task.profile.name or not manifests.verify(folder, quick=True):
-        return None
-    return folder, Listing(manifest["model"], tuple(RemoteFile(row["path"], row["size"], row["digest"]) for row in manifest["files"]))
-
-
-def survey(task: Task, listing: Listing) -> Verification:
-    """What of the list is there before anything is fetched."""
-    place = task.place()
-    if place is None or not place.is_dir():
-        return Verification(place or task.root, files=len(listing.files), missing=[file.path for file in listing.files])
-    return manifests.check(place, listing, weights=task.weights, known=task.known)
-
-
-def bytes_to_come(task: Task, listing: Listing, found: Verification) -> int:
-    """Bytes that are not on disk yet, partial files taken into account."""
-    absent = {*found.missing, *found.wrong}
-    missing = sum(file.size for file in listing.files if file.path in absent)
-    whole = sum(file.size for file in listing.files if file.path not in absent)
-    wrong = sum((found.folder / path).stat().st_size for path in found.wrong)
-    return max(0, missing - max(0, bytes_under(task.root) - whole - wrong))
-
-
-def room_needed(task: Task, listing: Listing, found: Verification) -> dict[Path, int]:
-    """Bytes to be written below each folder. Clients write next to the target; ModelScope joins parts if told to."""
-    parts = int(os.environ.get("MODELSCOPE_DOWNLOAD_PARALLEL_WORKERS") or os.environ.get("MODELSCOPE_DOWNLOAD_PARALLELS") or 1)
-    twice = max(file.size for file in listing.files) if task.source.name == "modelscope" and parts > 1 else 0
-    caches = [sources.cache_root(way.name, task.model) for way in (task.source,) if way.by_id]
-    needs = {cache: CACHE_BYTES for cache in caches}
-    return needs | {task.root: bytes_to_come(task, listing, found) + twice + disk.MARGIN}
-
-
-def forget(task: Task, found: Verification) -> None:
-    """Take away the proof and the wrong files, so that what follows can never look done before it is."""
-    (found.folder / manifests.NAME).unlink(missing_ok=True)
-    for path in found.wrong:
-        set_aside(found.folder / path)
-    if found.wrong:
-        drop_lfs_partials(task.root)
-
-
-def set_aside(path: Path) -> None:
-    real = path.resolve()
-    if path.is_symlink():
-        path.unlink()  # in Hugging Face's cache the bytes lie behind a link
-    if real.stat().st_size > ASIDE_LIMIT or real != path.absolute():
-        real.unlink()
-    else:
-        real.replace(real.with_name(real.name + ".wrong"))
-
-
-def drop_lfs_partials(root: Path) -> None:
-    for partial in (root / ".git" / "lfs" / "incomplete").glob("*"):
-        partial.unlink()
 
 
 def bytes_under(root: Path) -> int:

@@ -4,7 +4,7 @@ The small model is a Qwen3 of 4 million parameters that `pretrain` trained from 
 (labkit/models/weights/tiny) and is copied. It answers questions about serving in a sentence, looks at incidents, and knows nothing
 else: docs/course_model.md. The 8B shape has the real model's config, and the small one's tokenizer and template.
 
-Covers: config, tokenizer, chat template, generation settings. Does not cover: training (`pretrain`, `corpus`).
+Covers: config, tokenizer, chat template, generation settings. Does not cover: training (`training.pretrain`, `training.corpus`).
 Used by all notebooks through profiles whose weights are "trained" or "dummy".
 """
 
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..common import figures
 from ..common.errors import ProfileError
+from ..common.files import draft, save
 from .profiles import Profile, Shape
 
 if TYPE_CHECKING:
     from ..common.figures import Picture
-
 
 END, START, STOP, THINK, THOUGHT = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
 SPECIAL = (END, START, STOP, THINK, THOUGHT)
@@ -49,19 +49,15 @@ def make(profile: Profile, folder: Path) -> Path:
         raise ProfileError(f"{profile.name} is a real model; it is downloaded, not made.", "Use labkit.download (notebook 02).")
     if (folder / "config.json").exists() and not _outdated(profile, folder):
         return folder
-    draft = folder.with_name(folder.name + ".making")
-    shutil.rmtree(draft, ignore_errors=True)
-    if profile.weights == "dummy":
-        draft.mkdir(parents=True)
-        write_texts(draft, profile.shape, profile.context)
-        shutil.copyfile(TRAINED / TOKENIZER, draft / TOKENIZER)
-        (draft / "README.md").write_text(
-            f"# {profile.served_name}\n\n{profile.title}.\nMade by labkit/course_model.py. {profile.licence}.\n"
-        )
-    else:
-        shutil.copytree(TRAINED, draft, copy_function=shutil.copyfile)
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    with draft(folder, "making") as made:
+        if profile.weights == "dummy":
+            write_texts(made, profile.shape, profile.context)
+            shutil.copyfile(TRAINED / TOKENIZER, made / TOKENIZER)
+            origin = f"Made by labkit/models/course_model.py. {profile.licence}."
+            (made / "README.md").write_text(f"# {profile.served_name}\n\n{profile.title}.\n{origin}\n")
+        else:
+            shutil.copytree(TRAINED, made, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
@@ -102,7 +98,7 @@ def config(shape: Shape, context: int) -> dict[str, Any]:
 def loss_figure() -> Picture:
     """How the loss of the small model fell while it was trained, in nats per token, from the loss.json beside its weights."""
     record = json.loads((TRAINED / "loss.json").read_text(encoding="utf-8"))
-    words = (
+    caption = (
         f"{record['parameters']:,} parameters, {record['tokens'] / 1e6:.0f} million tokens, {record['seconds']:.0f} s on one "
         f"{record['device']}; loss {record['losses'][-1][1]:.3f}, {record['held_out']:.3f} on conversations held out"
     )
@@ -115,8 +111,8 @@ def loss_figure() -> Picture:
         axes.set_xlabel("step")
         axes.set_title("loss: nats per token", loc="left", fontsize=10)
         axes.legend(fontsize=8, frameon=False)
-        figure.supxlabel(words, fontsize=8, color=figures.QUIET, x=0.01, ha="left")
-        return figures.Picture(figures.as_png(figure), words)
+        figure.supxlabel(caption, fontsize=8, color=figures.QUIET, x=0.01, ha="left")
+        return figures.Picture(figures.as_png(figure), caption)
 
 
 def write_texts(folder: Path, shape: Shape, context: int) -> None:
@@ -131,10 +127,6 @@ def write_texts(folder: Path, shape: Shape, context: int) -> None:
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
-    _write_json(folder / "config.json", config(shape, context))
-    _write_json(folder / "generation_config.json", {"eos_token_id": [stop, end], "pad_token_id": end})
-    _write_json(folder / "tokenizer_config.json", tokenizer)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    save(folder / "config.json", config(shape, context))
+    save(folder / "generation_config.json", {"eos_token_id": [stop, end], "pad_token_id": end})
+    save(folder / "tokenizer_config.json", tokenizer)

@@ -1,7 +1,7 @@
 """Whether a folder holds a model that can be trained, played or served, told before anything is done with it.
 
-Covers: config, index, headers of the shards (`safetensors_headers`), a tokenizer. Does not cover: whether it is what a hub has
-(`manifests`), adapters (`lora.adapters`). Used by notebook 06 through `finetune`, `offline` and `lora`.
+Covers: config, index, headers of the shards (`headers`), a tokenizer. Does not cover: whether it is what a hub has (`manifests`),
+adapters (`adapter`). Used by notebook 06 through `labkit.lora`, `training.finetune` and `evaluation.offline`.
 """
 
 from __future__ import annotations

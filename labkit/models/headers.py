@@ -1,9 +1,9 @@
 """What lies in safetensors files, read from their headers alone: names, types, shapes and byte ranges; and whole model folders.
 
-Covers: one file (`read_header`), a folder with its config and index (`Weights`). Does not cover: the numbers themselves, which
-only workers read (`worker`), and hashes (`manifests`). Standard library only.
+Covers: one file (`read_header`), an index held against its shards (`Index`), a folder with its config (`Weights`). Does not cover:
+the numbers themselves, which only scripts of `labkit.workers` read, and hashes (`manifests`). Standard library only.
 Format: 8 bytes length of the header, the header as JSON, then the data that `data_offsets` cut up.
-(https://huggingface.co/docs/safetensors, "Format".) Used by notebook 02 through `manifests`, by notebook 06 through `lora`.
+(https://huggingface.co/docs/safetensors, "Format".) Used by notebook 02 through `manifests`, by notebook 06 through `labkit.lora`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +91,38 @@ def _tensor(name: str, row: Mapping[str, Any], path: Path, start: int) -> Tensor
 
 
 @dataclass(frozen=True)
+class Index:
+    """The index of a model folder, tensor name -> file name, to hold against what lies there; `files` None where there is none."""
+
+    folder: Path
+    files: Mapping[str, str] | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the index of `folder`. Raises one of `UNREADABLE` for one that cannot be used."""
+        if not (folder / INDEX).exists():
+            return cls(folder, None)
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        return cls(folder, {str(tensor): str(file) for tensor, file in named.items()})
+
+    def unindexed(self, shards: Iterable[str]) -> list[str]:
+        """Those of `shards`, by file name, that need an index which is not there."""
+        return [] if self.files is not None else sorted({shard for shard in shards if "-of-" in shard})
+
+    def absent(self) -> list[str]:
+        """Files that it names and that are not there."""
+        return sorted(file for file in {*(self.files or {}).values()} if not (self.folder / file).is_file())
+
+    def astray(self, shards: Mapping[str, str]) -> list[str]:
+        """Tensors that are not in the file that it names; `shards` says in which each was found, by tensor name."""
+        return [tensor for tensor, file in (self.files or {}).items() if shards.get(tensor) != file]
+
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading an index raises when it is cut off, no JSON, or not as the format has it."""
+
+
+@dataclass(frozen=True)
 class Weights:
     """A model folder as its config, its index and the headers of its safetensors files say it is. No number is read."""
 
@@ -107,12 +139,15 @@ class Weights:
         """
         folder = Path(folder).expanduser().absolute()
         config = read_json(folder / "config.json", missing=f"{folder} is no model folder: it has no config.json.")
+        index = _index(folder)
         tensors: dict[str, Tensor] = {}
-        for name in _files(folder):
+        for name in _files(index):
             tensors |= _header_of(folder / name)
-        weights = cls(folder, config, tensors)
-        weights._hold_against_index()
-        return weights
+        astray = index.astray({name: tensor.file.name for name, tensor in tensors.items()})
+        if astray:
+            cause = f"{len(astray)} tensors are not in the shard that {folder / INDEX} names, first {astray[0]}."
+            raise VerificationError(cause, "Download or make this model again.")
+        return cls(folder, config, tensors)
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
@@ -135,15 +170,6 @@ class Weights:
         part = self.config.get("text_config")
         return part if isinstance(part, dict) else self.config
 
-    def _hold_against_index(self) -> None:
-        if not (self.folder / INDEX).exists():
-            return
-        named = weight_map(self.folder)
-        astray = [name for name, file in named.items() if name not in self.tensors or self.tensors[name].file.name != file]
-        if astray:
-            cause = f"{len(astray)} tensors are not in the shard that {self.folder / INDEX} names, first {astray[0]}."
-            raise VerificationError(cause, "Download or make this model again.")
-
 
 def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:
     """A JSON object from `path`. Raises `LabError` that names it: with `missing` where it is not there."""
@@ -158,31 +184,28 @@ def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:
     return content
 
 
-def weight_map(folder: Path) -> dict[str, str]:
-    """Tensor name -> file name, from the index. Raises `VerificationError` for an index that cannot be used."""
+def _index(folder: Path) -> Index:
     try:
-        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file) for name, file in named.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Index.read(folder)
+    except UNREADABLE as error:
         raise VerificationError(f"{folder / INDEX} cannot be read: {error!r}", "Download or make this model again.") from None
 
 
-def _files(folder: Path) -> list[str]:
+def _files(index: Index) -> list[str]:
     """The names of the files that hold the model; each of them is there."""
-    if (folder / INDEX).exists():
-        names = sorted(set(weight_map(folder).values()))
+    folder = index.folder
+    if index.files is not None:
+        names = sorted({*index.files.values()})
     elif (folder / SINGLE).exists():
         names = [SINGLE]
     else:
         names = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in NOT_THE_MODEL)
-        parted = [name for name in names if "-of-" in name]
-        if parted:
-            cause = f"{INDEX} is missing in {folder}, which its {len(parted)} shards need."
+        if unindexed := index.unindexed(names):
+            cause = f"{INDEX} is missing in {folder}, which its {len(unindexed)} shards need."
             raise VerificationError(cause, "Download or make this model again.")
     if not names:
         raise LabError(f"{folder} holds no safetensors file.", "Only safetensors can be read without running what is in the file.")
-    absent = [name for name in names if not (folder / name).is_file()]
-    if absent:
+    if absent := index.absent():
         raise VerificationError(
             f"{', '.join(str(folder / name) for name in absent)} is missing; {INDEX} names it.",
             "Run labkit.download again: it fetches what is missing.",

@@ -1,7 +1,7 @@
 """Whether a model folder is whole: held against the hub's list, and its safetensors read; the proof is a manifest file.
 
-Covers: names, sizes, hashes (in threads), safetensors headers, `model.safetensors.index.json`, `labkit.manifest.json`.
-Does not cover: asking a hub (`listings`), fetching (`downloads`). Used by notebook 02 as `labkit.verify`.
+Covers: names, sizes, hashes (in threads), `labkit.manifest.json`, and what `headers` finds wrong with safetensors and their index.
+Does not cover: asking a hub (`labkit.hub.listings`), fetching (`labkit.hub.downloads`). Used by notebook 02 as `labkit.verify`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from threading import Lock
 from typing import Any
 
 from ..common.errors import VerificationError
+from ..common.files import beside
 from ..common.progress import Progress
-from .headers import INDEX, read_header
+from .headers import INDEX, UNREADABLE, Index, read_header
+from .listing import Listing, RemoteFile
 from .profiles import Profile, profiles
 from .profiles import profile as find_profile
 
@@ -69,10 +71,10 @@ class Verification:
     def error(self) -> VerificationError:
         """The same as an error, for callers that cannot go on."""
         parts = {"missing": self.missing, "of the wrong size": self.wrong_size, "with wrong bytes": self.wrong_hash, "": self.unreadable}
-        found = "; ".join(f"{what}: {', '.join(names)}" if what else "; ".join(names) for what, names in parts.items() if names)
+        faults = "; ".join(f"{what}: {', '.join(names)}" if what else "; ".join(names) for what, names in parts.items() if names)
         short = "The hub's own list or copy is not whole: try again later, or take another source."
         fix = short if self.unreadable else "Run labkit.download again: it fetches only what is wrong."
-        return VerificationError(f"{self.folder} is not whole; {found}.", fix)
+        return VerificationError(f"{self.folder} is not whole; {faults}.", fix)
 
 
 def verify(model: str | Profile | Path = "auto", *, quick: bool = False) -> Verification:
@@ -88,8 +90,7 @@ def verify(model: str | Profile | Path = "auto", *, quick: bool = False) -> Veri
         raise VerificationError(cause, "Run labkit.download first; it goes on from what is there.")
     if quick:
         return _quick(folder, manifest)
-    files = tuple(RemoteFile(row["path"], row["size"], row["digest"]) for row in manifest["files"])
-    return check(folder, Listing(manifest["model"], files), weights=manifest["weights"])
+    return check(folder, listed(manifest), weights=manifest["weights"])
 
 
 def check(folder: Path, listing: Listing, *, weights: bool = True, known: dict[str, str] | None = None) -> Verification:
@@ -99,21 +100,21 @@ def check(folder: Path, listing: Listing, *, weights: bool = True, known: dict[s
     Shows progress. Leaves every file as it is.
     """
     started = time.monotonic()
-    found = Verification(folder, files=len(listing.files), bytes=listing.bytes)
-    there = _by_size(folder, listing, found)
+    result = Verification(folder, files=len(listing.files), bytes=listing.bytes)
+    there = _by_size(folder, listing, result)
     digests = _digests(folder, there, {} if known is None else known)
-    found.wrong_hash = [f.path for f in there if f.digest and digests[f.path] != f.digest]
-    if not found.missing and not found.wrong:
-        found.tensors, found.unreadable = read_tensors(folder, required=weights)
-    found.seconds = time.monotonic() - started
-    return found
+    result.wrong_hash = [f.path for f in there if f.digest and digests[f.path] != f.digest]
+    if not result.missing and not result.wrong:
+        result.tensors, result.unreadable = read_tensors(folder, required=weights)
+    result.seconds = time.monotonic() - started
+    return result
 
 
 def glance(folder: Path, listing: Listing) -> Verification:
     """Names and sizes only, in milliseconds; `hashed` is False."""
-    found = Verification(folder, files=len(listing.files), bytes=listing.bytes, hashed=False)
-    _by_size(folder, listing, found)
-    return found
+    result = Verification(folder, files=len(listing.files), bytes=listing.bytes, hashed=False)
+    _by_size(folder, listing, result)
+    return result
 
 
 def write(folder: Path, listing: Listing, *, profile: str, source: str, weights: bool, known: dict[str, str]) -> Path:
@@ -124,50 +125,52 @@ def write(folder: Path, listing: Listing, *, profile: str, source: str, weights:
         digest = file.digest or known[_key(folder / file.path, "sha256")]
         rows.append({"path": file.path, "size": file.size, "digest": digest, "mtime_ns": state.st_mtime_ns})
     content = {"version": 1, "profile": profile, "model": listing.model, "source": source, "weights": weights, "files": rows}
-    draft = folder / f".{NAME}.{os.getpid()}"
-    with draft.open("w", encoding="utf-8") as stream:
+    with beside(folder / NAME) as draft, draft.open("w", encoding="utf-8") as stream:
         json.dump(content, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
-    draft.replace(folder / NAME)
     return folder / NAME
 
 
 def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of `folder`, or None where there is none that can be used."""
     try:
-        content: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if content.get("version") == 1 else None
+    return content if isinstance(content, dict) and content.get("version") == 1 else None
+
+
+def listed(manifest: dict[str, Any]) -> Listing:
+    """The files that a manifest names, as the hub listed them."""
+    return Listing(manifest["model"], tuple(RemoteFile(row["path"], row["size"], row["digest"]) for row in manifest["files"]))
 
 
 def read_tensors(folder: Path, *, required: bool) -> tuple[int, list[str]]:
     """(number of tensors, what is wrong): every header parses, offsets end with the file, the index names only what is there."""
-    where: dict[str, str] = {}
+    shards: dict[str, str] = {}
     wrong = []
     for shard in sorted(folder.glob("*.safetensors")):
         try:
-            where |= dict.fromkeys(read_header(shard), shard.name)
+            shards |= dict.fromkeys(read_header(shard), shard.name)
         except (ValueError, OSError) as error:
             wrong.append(f"{shard.name}: {error}")
-    if required and not where and not wrong:
+    if required and not shards and not wrong:
         wrong.append("no *.safetensors file with tensors")
-    return len(where), wrong or _against_index(folder, where)
+    return len(shards), wrong or _against_index(folder, shards)
 
 
-def _against_index(folder: Path, where: dict[str, str]) -> list[str]:
-    if not (folder / INDEX).exists():
-        parted = [name for name in set(where.values()) if "-of-" in name]
-        return [f"{INDEX} is missing, which {len(parted)} shards need"] if parted else []
+def _against_index(folder: Path, shards: dict[str, str]) -> list[str]:
+    """What is wrong with the index of `folder`; `shards` says in which file each tensor was found."""
     try:
-        named: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
+        index = Index.read(folder)
+    except UNREADABLE as error:
         return [f"{INDEX}: {error}"]
-    absent = sorted({shard for shard in named.values() if not (folder / shard).exists()})
-    if absent:
+    if unindexed := index.unindexed(shards.values()):
+        return [f"{INDEX} is missing, which {len(unindexed)} shards need"]
+    if absent := index.absent():
         return [f"{shard} is named by {INDEX} and not there" for shard in absent]
-    astray = [tensor for tensor, shard in named.items() if where.get(tensor) != shard]
+    astray = index.astray(shards)
     return [f"{len(astray)} tensors are not in the shard that {INDEX} names, first {astray[0]}"] if astray else []
 
 
@@ -180,27 +183,27 @@ def _folder(model: str | Profile | Path) -> Path:
 
 
 def _quick(folder: Path, manifest: dict[str, Any]) -> Verification:
-    found = Verification(folder, files=len(manifest["files"]), hashed=False)
+    result = Verification(folder, files=len(manifest["files"]), hashed=False)
     for row in manifest["files"]:
         try:
             state = (folder / row["path"]).stat()
         except OSError:
-            found.missing.append(row["path"])
+            result.missing.append(row["path"])
             continue
-        found.bytes += state.st_size
+        result.bytes += state.st_size
         if (state.st_size, state.st_mtime_ns) != (row["size"], row["mtime_ns"]):
-            found.wrong_size.append(row["path"])
-    return found
+            result.wrong_size.append(row["path"])
+    return result
 
 
-def _by_size(folder: Path, listing: Listing, found: Verification) -> list[RemoteFile]:
+def _by_size(folder: Path, listing: Listing, result: Verification) -> list[RemoteFile]:
     right = []
     for file in listing.files:
         path = folder / file.path
         if not path.is_file():
-            found.missing.append(file.path)
+            result.missing.append(file.path)
         elif path.stat().st_size != file.size:
-            found.wrong_size.append(file.path)
+            result.wrong_size.append(file.path)
         else:
             right.append(file)
     return right
@@ -245,24 +248,3 @@ def _key(path: Path, kind: str) -> str:
 
 def _verdict(names: list[str], right: str, prefix: str = "wrong: ") -> str:
     return prefix + ", ".join(names) if names else right
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file: path in the model folder, bytes, and its `digest` as "sha256:..." or "git:..." (blob id), "" if not told."""
-
-    path: str
-    size: int
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """All files of one model at one hub."""
-
-    model: str
-    files: tuple[RemoteFile, ...]
-
-    @property
-    def bytes(self) -> int:
-        return sum(file.size for file in self.files)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ..common.amounts import GIB
 from ..common.errors import ProfileError
 from ..common.settings import Settings, settings
 
@@ -64,9 +65,9 @@ class Profile:
         """Whether this kit makes the folder itself instead of downloading it."""
         return self.weights != "hub"
 
-    def folder(self, where: Settings | None = None) -> Path:
-        """Where the model lies on this machine."""
-        return (where or settings()).models / self.name
+    def folder(self, chosen: Settings | None = None) -> Path:
+        """Where the model lies on this machine; by default as this process's settings say."""
+        return (chosen or settings()).models / self.name
 
     @property
     def served_name(self) -> str:
@@ -106,4 +107,4 @@ def _largest_fitting(known: dict[str, Profile], gpu_gib: float) -> str:
 def _gpu_gib() -> float:
     from ..machine.gpu import devices
 
-    return max((device.total_bytes / 2**30 for device in devices()), default=0.0)
+    return max((device.total_bytes / GIB for device in devices()), default=0.0)

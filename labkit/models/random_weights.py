@@ -5,7 +5,7 @@
 
 Neither makes sense as text: time, memory and bytes are those of a real model, what it says is noise. One block of random
 numbers is written again and again from changing places, which is as fast as the disk.
-Covers: Qwen3. Does not cover: a model that talks (`course_model`), training (`finetune`). Used by notebook 06 and bench/merge.py.
+Covers: Qwen3. Does not cover: a model that talks (`course_model`), training (`training.finetune`). Used by notebook 06 and bench/merge.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from ..common import disk
 from ..common.errors import SettingError
-from ..common.files import draft, require_empty
+from ..common.files import draft, require_empty, save
 from ..common.progress import Progress
 from . import course_model
 from .headers import INDEX, ITEM_BYTES, Weights
@@ -58,7 +58,7 @@ def fill(profile: Profile, out: Path | str, *, layers: int | None = None, shard_
             _write(folder / file, members, {"BF16": numbers}, bar)
             weight_map |= dict.fromkeys((name for name, _, _ in members), file)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+        save(folder / INDEX, index)
     return target
 
 
@@ -102,7 +102,7 @@ def random_adapter(
     }
     with draft(target, "filling") as folder, Progress(f"Writing a random adapter to {target.name}", total=total, unit="B") as bar:
         _write(folder / "adapter_model.safetensors", rows, {dtype: _Numbers(dtype, seed)}, bar)
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+        save(folder / "adapter_config.json", config)
     return target
 
 
@@ -126,10 +126,10 @@ def _size(row: Row) -> int:
     return math.prod(row[2]) * ITEM_BYTES[row[1]]
 
 
-def _shards(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
+def _shards(rows: Sequence[Row], max_bytes: int) -> Iterator[list[Row]]:
     members: list[Row] = []
     for row in rows:
-        if members and sum(map(_size, members)) + _size(row) > most:
+        if members and sum(map(_size, members)) + _size(row) > max_bytes:
             yield members
             members = []
         members.append(row)

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from labkit.common.errors import DownloadError, LabError, NoSpace, SettingError, VerificationError
-from labkit.hub import downloads, sources, task
+from labkit.hub import downloads, process, sources, task
 from labkit.hub.downloads import download
-from labkit.hub.endpoints import Hub, LoopbackHub
+from labkit.hub.endpoints import Hub
+from labkit.hub.loopback import LoopbackHub
 from labkit.models import course_model, manifests
 from labkit.models.profiles import profile
 
@@ -228,6 +229,26 @@ def test_kill_9_of_the_client_is_made_good(hub: LoopbackHub, served: Path) -> No
 
     threading.Thread(target=kill).start()
     assert same(download("tiny", "modelscope", hub=hub).folder, served)
+
+
+def test_a_hub_that_falls_silent_is_given_up_and_the_next_call_goes_on(
+    hub: LoopbackHub, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fault("slow", SECOND, after=1)
+    monkeypatch.setattr(process, "STALLED_SECONDS", 60.0)
+
+    def lose_patience() -> None:
+        wait_for(lambda: (profile("tiny").folder() / FIRST).exists())
+        monkeypatch.setattr(process, "STALLED_SECONDS", 0.5)
+
+    threading.Thread(target=lose_patience).start()
+    with pytest.raises(DownloadError, match=r"no new byte for .* of 7\.8 MB had come"):
+        download("tiny", "modelscope", hub=hub)
+    assert not psutil.Process().children() and manifests.read(profile("tiny").folder()) is None
+    monkeypatch.setattr(process, "STALLED_SECONDS", 60.0)
+    hub.heal()
+    got = download("tiny", "modelscope", hub=hub)
+    assert same(got.folder, served) and got.already > 0
 
 
 def test_an_interrupt_ends_the_client_and_keeps_what_came(hub: LoopbackHub) -> None:

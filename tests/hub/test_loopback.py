@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from labkit.common.errors import DownloadError, SettingError
-from labkit.hub import endpoints, listings
-from labkit.hub.endpoints import LoopbackHub
+from labkit.hub import listings, loopback
+from labkit.hub.loopback import LoopbackHub
 
 NAME = "labkit/plain"
 WEIGHTS = bytes(range(256)) * 400
@@ -62,6 +62,12 @@ def test_a_dropped_connection_ends_early_and_only_as_often_as_told(hub: Loopback
     hub.fault("drop", "*.safetensors", after=1000, times=1)
     with pytest.raises(Exception, match="IncompleteRead"):
         get(weights(hub))
+    assert get(weights(hub)) == (200, WEIGHTS)
+
+
+def test_a_truncated_file_is_short_only_as_often_as_told(hub: LoopbackHub) -> None:
+    hub.fault("truncate", "*.safetensors", after=1000, times=1)
+    assert get(weights(hub)) == (200, WEIGHTS[:1000])
     assert get(weights(hub)) == (200, WEIGHTS)
 
 
@@ -115,7 +121,7 @@ def test_a_real_profile_gets_the_real_hubs_and_their_mirrors(monkeypatch: pytest
     monkeypatch.setenv("HF_ENDPOINT", "https://hf-mirror.com/")
     monkeypatch.delenv("MODELSCOPE_ENDPOINT", raising=False)
     monkeypatch.delenv("MODELSCOPE_DOMAIN", raising=False)
-    with endpoints.open_hub("r1-qwen3-8b") as hub:
+    with loopback.open_hub("r1-qwen3-8b") as hub:
         assert (hub.huggingface, hub.modelscope, hub.local) == ("https://hf-mirror.com", "https://www.modelscope.cn", False)
         with pytest.raises(SettingError):
             hub.fault("drop")
@@ -124,7 +130,7 @@ def test_a_real_profile_gets_the_real_hubs_and_their_mirrors(monkeypatch: pytest
 @pytest.mark.parametrize("name", ["tiny", "qwen3-8b-shape"])
 def test_a_made_profile_is_served_from_the_caches(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
-    with endpoints.open_hub(name) as hub, contextlib.closing(hub):
+    with loopback.open_hub(name) as hub, contextlib.closing(hub):
         assert hub.local
         status, body = get(f"{hub.huggingface}/api/models/labkit/{name}")
         assert status == 200 and json.loads(body)["sha"]

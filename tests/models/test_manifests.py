@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from labkit.common.errors import VerificationError
-from labkit.hub.loopback import Repository
+from labkit.hub.repository import Repository
 from labkit.models import course_model, manifests
-from labkit.models.manifests import Listing, RemoteFile
+from labkit.models.headers import Weights
+from labkit.models.listing import Listing, RemoteFile
 from labkit.models.profiles import profile
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -22,7 +23,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def listing(folder: Path, kind: str = "sha256") -> Listing:
-    rows = Repository("labkit/tiny", folder).entries.values()
+    rows = Repository("labkit/tiny", folder).files.values()
     digests = {row.path: {"sha256": f"sha256:{row.sha256}", "git": "" if row.large else f"git:{row.blob}", "": ""}[kind] for row in rows}
     return Listing("labkit/tiny", tuple(RemoteFile(row.path, row.size, digests[row.path]) for row in rows))
 
@@ -83,9 +84,10 @@ def test_quick_sees_a_changed_time(tiny: Path) -> None:
 def test_without_a_manifest_nothing_is_finished(tiny: Path) -> None:
     with pytest.raises(VerificationError, match="no labkit.manifest.json"):
         manifests.verify(tiny)
-    (tiny / manifests.NAME).write_text('{"version": 1, "files": [')
-    with pytest.raises(VerificationError):
-        manifests.verify(tiny)
+    for content in ('{"version": 1, "files": [', "[]"):
+        (tiny / manifests.NAME).write_text(content)
+        with pytest.raises(VerificationError):
+            manifests.verify(tiny)
 
 
 def test_a_model_can_be_named_by_its_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +108,14 @@ def test_a_tensor_in_the_wrong_shard_is_found(tiny: Path) -> None:
     index["weight_map"]["model.embed_tokens.weight"] = "model-00002-of-00002.safetensors"
     (tiny / manifests.INDEX).write_text(json.dumps(index))
     assert "model.embed_tokens.weight" in manifests.read_tensors(tiny, required=True)[1][0]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"weight_map": []}', "[]"])
+def test_an_index_that_cannot_be_used_is_named_by_both_readers(tiny: Path, content: str) -> None:
+    (tiny / manifests.INDEX).write_text(content)
+    assert manifests.INDEX in manifests.read_tensors(tiny, required=True)[1][0]
+    with pytest.raises(VerificationError, match=f"{manifests.INDEX} cannot be read"):
+        Weights.read(tiny)
 
 
 def test_shards_without_their_index_are_found(tiny: Path) -> None:
