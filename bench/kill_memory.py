@@ -97,7 +97,7 @@ class Case:
         while min(gone, back) < 0 and time.monotonic() - killed < LIMIT_SECONDS:
             if gone < 0 and not any(is_live(pid) for pid in pids) and not self.entry.processes():
                 gone = time.monotonic() - killed
-            if back < 0 and held_memory.returned(self.baseline, gpu.memory_used()):
+            if back < 0 and held_memory.returned(dict(zip((each.uuid for each in gpu.devices()), self.baseline, strict=True))):
                 back = time.monotonic() - killed
             time.sleep(LOOK_SECONDS)
         self.kernel.kill()

@@ -129,9 +129,9 @@ def _autodl_home() -> Path:
 def _is_home(folder: Path) -> bool:
     """Whether a data home was begun at `folder`, in a clone too: what was downloaded there is not downloaded again.
 
-    A clone has none of these folders; it has a `runtimes`, as a home does.
+    A clone has none of these folders; it has a `runtimes`, as a home does. The package itself has a `models`.
     """
-    return any((folder / name).is_dir() for name in ("state", "models", "caches"))
+    return not (folder / "__init__.py").exists() and any((folder / name).is_dir() for name in ("state", "models", "caches"))
 
 
 def _owner(value: str) -> str:

@@ -42,9 +42,7 @@ def test_on_autodl_home_lies_on_the_data_disk_beside_the_clone(clone: str, data_
 
 @pytest.mark.parametrize("clone", ["labkit-course", "labkit"])
 @pytest.mark.parametrize("folder", ["state", "models", "caches"])
-def test_a_home_of_an_earlier_version_goes_on_being_used(
-    folder: str, clone: str, data_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_of_an_earlier_version_goes_on_being_used(folder: str, clone: str, data_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it lies in the clone, as the first README had it: 16 GB are not downloaded again."""
     make_clone(data_disk / clone, monkeypatch)
     (data_disk / "labkit" / folder).mkdir(parents=True)
