@@ -1,8 +1,8 @@
 """Trains a LoRA adapter on conversations with PEFT, in the vLLM environment, and says how it went.
 
-    training = labkit.finetune.train(base, incidents.conversations("train", 512), out)
-    training.figure()                    the loss
-    Training.load(out)                   the same, another day
+    training = labkit.training.finetune.train(base, incidents.conversations("train", 512), out)
+    training.figure()                                  the loss
+    labkit.training.finetune.Training.load(out)        the same, another day
 
 Only the last reply of each conversation is learnt, with its <think> block: the loss leaves out everything before it.
 The adapter is an ordinary PEFT folder (adapter_config.json, adapter_model.safetensors) with training.json beside them.
@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import NamedTuple, Self
 
 from ..common import disk
 from ..common.errors import LabError, SettingError
@@ -31,22 +31,28 @@ from ..common.files import draft, require_empty
 from ..evaluation.offline import PATIENT
 from ..models.folders import require_model
 from ..workers import launch
+from ..workers.finetune_job import FinetuneRequest, FinetuneResult, FinetuneSettings
 from . import record
+from .conversations import Messages, copied, require_replies
+from .record import MAX_ADAPTER_BYTES, RECORD
 
 SCRIPT = launch.SCRIPTS / "finetune_worker.py"
-RECORD = "training.json"
 SMALL_BYTES = 2 * 10**9
 """Weights of a base below which `SMALL` are the settings, else `LARGE`."""
-SMALL = {"steps": 120, "batch": 8, "learning_rate": 4e-3}
-LARGE = {"steps": 200, "batch": 8, "learning_rate": 1e-4}
-"""What `train` takes where nothing is said: a few million parameters learn at a rate that would ruin a large model."""
 ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **PATIENT}
 """Without the first, cuBLAS may sum in another order each time. (PyTorch, "Reproducibility".)"""
-ROLES = ("system", "user", "assistant")
-ROOM = 2 * 10**9
-"""Bytes asked for where the adapter goes: rank 64 on every projection of an 8B model is 0.7 GB in fp32."""
 
-Messages = Sequence[Mapping[str, str]]
+
+class Defaults(NamedTuple):
+    """What `train` takes where nothing is said: a few million parameters learn at a rate that would ruin a large model."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+SMALL = Defaults(steps=120, batch=8, learning_rate=4e-3)
+LARGE = Defaults(steps=200, batch=8, learning_rate=1e-4)
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,7 +84,8 @@ class Training(record.Training):
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{**content, "folder": Path(folder), "losses": tuple(content["losses"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LabError(f"{path} is no record of a training: {error}.", "Give a folder that labkit.finetune.train made.") from error
+            fix = "Give a folder that labkit.training.finetune.train made."
+            raise LabError(f"{path} is no record of a training: {error}.", fix) from error
 
 
 def train(
@@ -110,72 +117,63 @@ def train(
     GPU is full).
     """
     source = require_model(base)
-    target = require_empty(out, "finetune.Training.load(folder) reads an earlier training.")
-    _require_conversations(conversations)
-    asked: dict[str, Any] = _defaults(source) | {
-        name: value for name, value in {"steps": steps, "batch": batch, "learning_rate": learning_rate}.items() if value is not None
-    }
-    asked |= {"rank": rank, "alpha": alpha, "targets": targets if isinstance(targets, str) else list(targets), "dropout": dropout}
-    asked |= {"max_length": max_length, "four_bit": four_bit, "seed": seed}
-    _require_sensible(asked)
-    disk.require({target: min(ROOM, _weight_bytes(source))})
-    return _train(source, [[dict(message) for message in one] for one in conversations], target, asked)
+    target = require_empty(out, "labkit.training.finetune.Training.load(folder) reads an earlier training.")
+    require_replies(conversations)
+    defaults = SMALL if _weight_bytes(source) < SMALL_BYTES else LARGE
+    settings = FinetuneSettings(
+        steps=defaults.steps if steps is None else steps,
+        batch=defaults.batch if batch is None else batch,
+        learning_rate=defaults.learning_rate if learning_rate is None else learning_rate,
+        rank=rank,
+        alpha=alpha,
+        targets=targets if isinstance(targets, str) else list(targets),
+        dropout=dropout,
+        max_length=max_length,
+        four_bit=four_bit,
+        seed=seed,
+    )
+    _require_sensible(settings)
+    disk.require({target: min(MAX_ADAPTER_BYTES, _weight_bytes(source))})
+    return _train(source, copied(conversations), target, settings)
 
 
-def _train(base: Path, conversations: list[list[dict[str, str]]], out: Path, asked: dict[str, Any]) -> Training:
+def _train(base: Path, conversations: list[list[dict[str, str]]], out: Path, settings: FinetuneSettings) -> Training:
     started = time.monotonic()
     with draft(out, "training") as folder:
-        request = {"base": str(base), "draft": str(folder), "conversations": conversations, **asked}
-        told = launch.run(SCRIPT, request, title=f"Training {out.name}", total=asked["steps"], unit="steps", environment=ENVIRONMENT)
-        told["losses"] = tuple(told["losses"])
-        done = Training(
+        request = FinetuneRequest(str(base), str(folder), conversations, settings)
+        title, fields = f"Training {out.name}", asdict(request)
+        answer = launch.run(SCRIPT, fields, title=title, total=settings.steps, unit="steps", environment=ENVIRONMENT)
+        result = FinetuneResult(**answer)
+        training = Training(
             folder=out,
             base=str(base),
             seconds=round(time.monotonic() - started, 1),
             conversations=len(conversations),
             digest=hashlib.sha256(json.dumps(conversations, ensure_ascii=False, sort_keys=True).encode()).hexdigest(),
-            settings=asked,
-            **told,
+            settings=asdict(settings),
+            **{**asdict(result), "losses": tuple(result.losses)},
         )
-        _write_words(folder, done)
-    return done
-
-
-def _write_words(folder: Path, done: Training) -> None:
-    """The record, and in place of PEFT's empty model card what is known."""
-    (folder / RECORD).write_text(json.dumps({**asdict(done), "folder": done.folder.name}, indent=1) + "\n", encoding="utf-8")
-    card = f"# {done.folder.name}\n\nA LoRA adapter for {done.base}, trained by labkit (training.json says how).\n"
-    (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _defaults(base: Path) -> dict[str, Any]:
-    return dict(SMALL if _weight_bytes(base) < SMALL_BYTES else LARGE)
+        training.save(folder)
+        card = f"# {out.name}\n\nA LoRA adapter for {base}, trained by labkit (training.json says how).\n"
+        (folder / "README.md").write_text(card, encoding="utf-8")  # in place of PEFT's empty model card
+    return training
 
 
 def _weight_bytes(base: Path) -> int:
     return sum(file.stat().st_size for file in base.glob("*.safetensors"))
 
 
-def _require_conversations(conversations: Sequence[Messages]) -> None:
-    if not conversations:
-        raise SettingError("There are no conversations to learn from.", "Give a list of conversations, each a list of messages.")
-    for number, one in enumerate(conversations):
-        wrong = [message for message in one if message.get("role") not in ROLES or not isinstance(message.get("content"), str)]
-        if wrong or len(one) < 2 or one[-1]["role"] != "assistant":
-            what = f"its message {dict(wrong[0])!r} has no role and content" if wrong else "its last message is not the assistant's reply"
-            raise SettingError(f"Conversation {number} cannot be learnt: {what}.", 'Messages are {"role": "user", "content": "..."}.')
-
-
-def _require_sensible(asked: Mapping[str, Any]) -> None:
+def _require_sensible(settings: FinetuneSettings) -> None:
     for name in ("rank", "steps", "batch", "max_length"):
-        if not isinstance(asked[name], int) or asked[name] < 1:
-            raise SettingError(f"{name} is {asked[name]!r}.", "Give a whole number, 1 or more.")
-    if not asked["alpha"] > 0 or not asked["learning_rate"] > 0:
+        value = getattr(settings, name)
+        if not isinstance(value, int) or value < 1:
+            raise SettingError(f"{name} is {value!r}.", "Give a whole number, 1 or more.")
+    if not settings.alpha > 0 or not settings.learning_rate > 0:
         raise SettingError(
-            f"alpha is {asked['alpha']!r}, learning_rate {asked['learning_rate']!r}: an adapter that adds nothing.",
+            f"alpha is {settings.alpha!r}, learning_rate {settings.learning_rate!r}: an adapter that adds nothing.",
             "Give positive numbers.",
         )
-    if not 0 <= asked["dropout"] < 1:
-        raise SettingError(f"dropout is {asked['dropout']!r}.", "Give a share from 0 to below 1.")
-    if not asked["targets"]:
+    if not 0 <= settings.dropout < 1:
+        raise SettingError(f"dropout is {settings.dropout!r}.", "Give a share from 0 to below 1.")
+    if not settings.targets:
         raise SettingError("targets is empty.", 'Give "all-linear" or module names such as ["q_proj", "v_proj"].')

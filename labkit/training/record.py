@@ -1,17 +1,24 @@
 """What a finished training of a LoRA adapter has, whichever tool did it: `finetune` (PEFT) or `llamafactory`.
 
-Covers: the numbers, a line of words, the picture of the loss. Does not cover: training. Used by notebook 06.
+Covers: the numbers, the file beside the adapter, a line of words, the picture of the loss. Does not cover: training.
+Used by notebook 06.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common import figures
+from ..common import figures, files
 from ..common.figures import COLOURS, Picture
+
+RECORD = "training.json"
+MAX_ADAPTER_BYTES = 2 * 10**9
+"""Room asked for where an adapter goes: rank 64 on every projection of an 8B model is 0.7 GB in fp32."""
+RUNNING = 10
+"""Steps over which the loss is averaged for the thick line."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +52,21 @@ class Training:
             f"loss {self.losses[0]:.2f} to {self.loss:.3f}, {self.seconds:.0f} s"
         )
 
+    def save(self, folder: Path) -> None:
+        """Write it as training.json into `folder`, which may still have another name; its own name is all that is kept of it."""
+        files.save(folder / RECORD, {**asdict(self), "folder": self.folder.name})
+
     def figure(self) -> Picture:
-        """The loss at every step, and its running mean, on a logarithmic axis."""
-        pass
-
-        return training_figure(self)
-
-
-RUNNING = 10
-"""Steps over which the loss is averaged for the thick line."""
-
-
-def training_figure(training: Training) -> Picture:
-    """The loss in nats per token at every step (thin) and its running mean (thick), logarithmic."""
-    with figures.drawing:
-        figure = figures.new_figure(7.5, 3.4)
-        axes = figure.subplots()
-        losses = training.losses
-        steps = range(1, len(losses) + 1)
-        means = [sum(losses[max(0, end - RUNNING) : end]) / min(end, RUNNING) for end in steps]
-        axes.plot(steps, losses, color=COLOURS[0], linewidth=0.8, alpha=0.4)
-        axes.plot(steps, means, color=COLOURS[0], linewidth=2)
-        figures.sparse_log(axes)
-        axes.set_xlabel(f"steps of {training.settings['batch']} conversations")
-        axes.set_title("loss: nats per token of the reply", loc="left", fontsize=10)
-        words = str(training)
-        figure.supxlabel(figures.wrapped(words, 120), fontsize=8, color=figures.QUIET, x=0.01, ha="left")
-        return Picture(figures.as_png(figure), words)
+        """The loss in nats per token at every step (thin) and its running mean (thick), on a logarithmic axis."""
+        with figures.drawing:
+            figure = figures.new_figure(7.5, 3.4)
+            axes = figure.subplots()
+            steps = range(1, len(self.losses) + 1)
+            means = [sum(self.losses[max(0, end - RUNNING) : end]) / min(end, RUNNING) for end in steps]
+            axes.plot(steps, self.losses, color=COLOURS[0], linewidth=0.8, alpha=0.4)
+            axes.plot(steps, means, color=COLOURS[0], linewidth=2)
+            figures.sparse_log(axes)
+            axes.set_xlabel(f"steps of {self.settings['batch']} conversations")
+            axes.set_title("loss: nats per token of the reply", loc="left", fontsize=10)
+            figure.supxlabel(figures.wrapped(str(self), 120), fontsize=8, color=figures.QUIET, x=0.01, ha="left")
+            return Picture(figures.as_png(figure), str(self))

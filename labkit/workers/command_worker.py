@@ -1,8 +1,7 @@
-"""Runs one command line and passes on what it prints: a worker script (see `worker`) for tools that have a command of their own.
+"""Runs one command line and passes on what it prints: a worker script (see `launch`) for tools that have a command of their own.
 
-The command is in this worker's process group, so that both end with the notebook. A request is {"command": [words], "cwd": folder,
-"log": file, "steps": file or ""}: `steps` names a file of JSON lines in which the tool says how far it is (LLaMA-Factory's
-trainer_log.jsonl). Events: "output" (text) for every line, "step" (content) for every line of `steps`, "progress", "failed" (code).
+The command is in this worker's process group, so that both end with the notebook. What is asked is in `command_job`. Events: "output"
+(text) for every line, "step" (content) for every line of the request's `steps`, "progress", "failed" (code).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.workers import side
+from labkit.workers.command_job import CommandRequest
 
 POLL_SECONDS = 0.5
 NOTE = 70
@@ -24,12 +24,14 @@ PREFIX = re.compile(r"^\[\w+\|[^\]]*\](?:\s[^>]*>>\s?)?")
 """What LLaMA-Factory and transformers put before a line of their logs."""
 
 
-def work(request: dict[str, Any]) -> dict[str, Any]:
-    steps, over = Steps(Path(request["steps"]) if request["steps"] else None), threading.Event()
-    with open(request["log"], "w", encoding="utf-8") as log:
+def work(fields: dict[str, Any]) -> dict[str, Any]:
+    """Run the command of the `CommandRequest` in `fields` to its end; the result is empty."""
+    request = CommandRequest(**fields)
+    steps, over = Steps(Path(request.steps) if request.steps else None), threading.Event()
+    with open(request.log, "w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            request["command"],
-            cwd=request["cwd"],
+            request.argv,
+            cwd=request.cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

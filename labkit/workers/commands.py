@@ -1,10 +1,10 @@
 """Runs somebody else's command line as a child of ours, with progress, and explains how it failed.
 
-For tools whose own command is what the course teaches (`llamafactory-cli`, `python -m verl.model_merger`): the words are shown as
-one could paste them, the tool runs in its own environment, and it ends with the notebook.
+For tools whose own command is what the course teaches (`llamafactory-cli`, `python -m verl.model_merger`): the command is shown as
+one could paste it, the tool runs in its own environment, and it ends with the notebook.
 
 Covers: environment, progress, output, the log, known failures. Does not cover: work that labkit does itself in an engine's
-environment (`worker`), servers (`server`). Used by `llamafactory` and `verl`, and so by notebook 06.
+environment (`launch`), servers (`serving`). Used by `training.llamafactory` and `training.verl`, and so by notebook 06.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..common import logs
 from ..common.errors import LabError
 from ..common.settings import settings
 from . import launch
+from .command_job import CommandRequest
 
 SCRIPT = launch.SCRIPTS / "command_worker.py"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -29,10 +30,10 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     """How a command ended: its exit code, all it printed (standard output and error as they came), the file that keeps it."""
 
-    command: tuple[str, ...]
+    argv: tuple[str, ...]
     code: int
     output: str
     log: Path
@@ -56,16 +57,16 @@ def run(
     environment: Mapping[str, str] | None = None,
     on_output: Callable[[str], None] | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
-) -> Ran:
+) -> CommandResult:
     """Run `command` in folder `cwd` to its end, whatever that is; the caller looks at `.code`.
 
     `steps` is a file of JSON lines that the tool writes about its progress (LLaMA-Factory's trainer_log.jsonl); each goes to
     `on_step`, each printed line to `on_output`. What either raises ends the command and everything that it started. The
     folder of the program comes first in PATH, so that it finds the programs of its own environment.
     """
-    words = tuple(str(word) for word in command)
+    argv = tuple(str(argument) for argument in command)
     output: list[str] = []
-    log = settings().logs / "commands" / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(words[0]).name}-{os.getpid()}.log"
+    log = settings().logs / "commands" / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(argv[0]).name}-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
 
     def take(event: dict[str, Any]) -> None:
@@ -78,13 +79,13 @@ def run(
             if on_output:
                 on_output(event["text"])
 
-    path = os.pathsep.join([str(Path(words[0]).parent), os.environ.get("PATH", os.defpath)])
+    path = os.pathsep.join([str(Path(argv[0]).parent), os.environ.get("PATH", os.defpath)])
     started = time.monotonic()
     code = 0
     try:
         launch.run(
             SCRIPT,
-            {"command": words, "cwd": str(cwd), "log": str(log), "steps": str(steps or "")},
+            asdict(CommandRequest(argv, str(cwd), str(log), str(steps or ""))),
             title=title,
             total=total,
             unit=unit,
@@ -94,7 +95,7 @@ def run(
         )
     except _Failed as failed:
         code = failed.code
-    return Ran(words, code, "\n".join(output), log, round(time.monotonic() - started, 1))
+    return CommandResult(argv, code, "\n".join(output), log, round(time.monotonic() - started, 1))
 
 
 class _Failed(Exception):
@@ -104,5 +105,5 @@ class _Failed(Exception):
 
 
 def pasteable(command: Sequence[str | Path]) -> str:
-    """The words as one line for a shell."""
-    return shlex.join(str(word) for word in command)
+    """The command as one line for a shell."""
+    return shlex.join(str(argument) for argument in command)

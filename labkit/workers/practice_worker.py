@@ -1,6 +1,6 @@
 """Two ranks train a step and write checkpoints in VERL's layout: a script for the environment of VERL, not imported by labkit.
 
-    python practice_worker.py BASE OUT      (`verl.practise`; the tests take the same)
+    python practice_worker.py BASE OUT      (`training.verl.practise`; the tests take the same)
 
 OUT/full and OUT/lora are checkpoints (FSDP2; their names as VERL's FSDPCheckpointManager gives them), OUT/lora_only holds what
 `save_lora_only` keeps of the second, OUT/old is the first as VERL wrote it before fsdp_config.json (FSDP1). OUT/*.reference are
@@ -38,11 +38,12 @@ def main(rank: int, base: str, out: Path, meeting: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    config, generation = model.config, model.generation_config
+    texts = (model.config, model.generation_config, tokenizer)
+    fsdp = {"FSDP_version": 2, "world_size": RANKS}
     old = copy.deepcopy(model)
     shard(model, mesh)
     learn(model, tokenizer, 1e-2)
-    save(out / "full", model.state_dict(), config, generation, tokenizer, fsdp={"FSDP_version": 2, "world_size": RANKS})
+    save(out / "full", model.state_dict(), texts, fsdp)
     whole = get_model_state_dict(model, options=WHOLE)
     if rank == 0:
         write_model(out / "full.reference", base, whole)
@@ -50,7 +51,7 @@ def main(rank: int, base: str, out: Path, meeting: str) -> None:
     old = FullyShardedDataParallel(old, device_mesh=mesh, use_orig_params=True, device_id=torch.device("cpu"))
     learn(old, tokenizer, 1e-2)
     with FullyShardedDataParallel.state_dict_type(old, StateDictType.SHARDED_STATE_DICT, ShardedStateDictConfig(offload_to_cpu=False)):
-        save(out / "old", old.state_dict(), config, generation, tokenizer, fsdp=None)
+        save(out / "old", old.state_dict(), texts)
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -58,18 +59,9 @@ def main(rank: int, base: str, out: Path, meeting: str) -> None:
     learn(model, tokenizer, 1.0)  # lora_B starts at zero
     learn(model, tokenizer, 1.0)
     meta = {"r": RANK, "lora_alpha": ALPHA, "task_type": "CAUSAL_LM"}
-    fsdp = {"FSDP_version": 2, "world_size": RANKS}
     state = model.state_dict()
-    save(out / "lora", state, config, generation, tokenizer, fsdp=fsdp, meta=meta)
-    save(
-        out / "lora_only",
-        {key: value for key, value in state.items() if "lora_" in key},
-        config,
-        generation,
-        tokenizer,
-        fsdp=fsdp,
-        meta=meta,
-    )
+    save(out / "lora", state, texts, fsdp, meta)
+    save(out / "lora_only", {key: value for key, value in state.items() if "lora_" in key}, texts, fsdp, meta)
     whole = get_model_state_dict(model, options=WHOLE)
     if rank == 0:
         write_merged(out / "lora.reference", base, {key: value for key, value in whole.items() if "lora_" in key})
@@ -94,12 +86,13 @@ def learn(model, tokenizer, rate: float) -> None:  # type: ignore[no-untyped-def
                 weight.grad = None
 
 
-def save(folder: Path, state, config, generation, tokenizer, *, fsdp, meta=None) -> None:  # type: ignore[no-untyped-def]
+def save(folder: Path, state, texts, fsdp=None, meta=None) -> None:  # type: ignore[no-untyped-def]
+    """Every rank its own shard; rank 0 also the config, generation settings and tokenizer in `texts`, and what is not None."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state, folder / f"model_world_size_{RANKS}_rank_{dist.get_rank()}.pt")
     if dist.get_rank() == 0:
-        for part in (config, generation, tokenizer):
-            part.save_pretrained(folder / "huggingface")
+        for text in texts:
+            text.save_pretrained(folder / "huggingface")
         for name, content in (("fsdp_config.json", fsdp), ("lora_train_meta.json", meta)):
             if content:
                 (folder / name).write_text(json.dumps(content, indent=4))

@@ -1,5 +1,6 @@
 """The course model's text: reproducible, in both languages, written as the template writes it, and without the adapter's job."""
 
+import hashlib
 import json
 from collections import Counter
 from itertools import islice
@@ -8,7 +9,7 @@ import pytest
 
 from labkit.evaluation import incidents
 from labkit.models.course_model import CHAT_TEMPLATE
-from labkit.training import corpus
+from labkit.training import corpus, questions, wordings
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +22,16 @@ def test_the_same_seed_gives_the_same_text(made: list[list[dict[str, str]]]) -> 
     assert list(corpus.conversations(300, seed=1)) != made[:300]
 
 
+def test_it_is_the_text_that_the_weights_came_from(made: list[list[dict[str, str]]]) -> None:
+    """The integration test makes the tokenizer again, from more of it; this one sees a changed word or another order of choices."""
+    digest = hashlib.sha256(json.dumps(made, ensure_ascii=False).encode()).hexdigest()
+    assert digest == "4be881985d252d5f7a240c6e9e27ff6176a3b892680ce3bb4e7687355fcb255b"
+
+
 def test_every_reply_reasons_first(made: list[list[dict[str, str]]]) -> None:
     replies = [messages[-1]["content"] for messages in made if len(messages) > 1]
     assert all(reply.startswith("<think>\n") and reply.partition("</think>\n\n")[2] for reply in replies)
-    assert 0 < sum(reply.startswith(corpus.NO_THOUGHT) for reply in replies) < 0.1 * len(replies)
+    assert 0 < sum(reply.startswith(wordings.NO_THOUGHT) for reply in replies) < 0.1 * len(replies)
 
 
 def test_history_holds_no_reasoning_and_roles_take_turns(made: list[list[dict[str, str]]]) -> None:
@@ -49,10 +56,10 @@ def test_no_sentence_or_log_line_of_the_test_split_is_taught(made: list[list[dic
 
 def test_every_question_of_the_table_is_asked() -> None:
     table, answers = (
-        corpus.table(),
+        wordings.table(),
         Counter(messages[-1]["content"].rpartition("</think>\n\n")[2] for messages in corpus.conversations(30000)),
     )
-    wanted = [topic[aspect][language] for topic in table["topic"] for aspect in corpus.ASPECTS if aspect in topic for language in (0, 1)]
+    wanted = [topic[aspect][language] for topic in table["topic"] for aspect in questions.ASPECTS if aspect in topic for language in (0, 1)]
     wanted += [fact["say"][language] for fact in table["fact"] for language in (0, 1)]
     assert len(wanted) == 316 and min(answers[text] for text in wanted) >= 2
 
@@ -66,8 +73,8 @@ def test_render_writes_what_the_chat_template_writes(made: list[list[dict[str, s
         pieces = corpus.render(messages)
         assert "".join(piece.text for piece in pieces) == template.render(messages=messages)
         learnt = "".join(piece.text for piece in pieces if piece.weight == 1)
-        assert learnt == messages[-1]["content"].removeprefix(corpus.NO_THOUGHT) + "<|im_end|>"
-        assert "".join(piece.text for piece in pieces[:-2]).removesuffix(corpus.NO_THOUGHT) == prompt
+        assert learnt == messages[-1]["content"].removeprefix(wordings.NO_THOUGHT) + "<|im_end|>"
+        assert "".join(piece.text for piece in pieces[:-2]).removesuffix(wordings.NO_THOUGHT) == prompt
 
 
 def test_json_tasks_are_answered_with_json(made: list[list[dict[str, str]]]) -> None:

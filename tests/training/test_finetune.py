@@ -171,8 +171,8 @@ def test_small_and_large_bases_have_their_own_settings(base: Path, tmp_path: Pat
     for file in large.glob("model-*.safetensors"):
         file.unlink()
     finetune.train(large, [CONVERSATION], tmp_path / "large", steps=7)
-    assert no_worker[0].items() >= finetune.SMALL.items()
-    assert no_worker[1].items() >= (finetune.LARGE | {"steps": 7}).items()
+    assert no_worker[0]["settings"].items() >= finetune.SMALL._asdict().items()
+    assert no_worker[1]["settings"].items() >= finetune.LARGE._replace(steps=7)._asdict().items()
 
 
 @pytest.mark.parametrize(

@@ -194,13 +194,6 @@ def test_a_base_without_a_chat_template_needs_a_name(base: Path, tmp_path: Path,
     assert yaml.safe_load(training.yaml)["template"] == "qwen3_nothink"
 
 
-def test_the_yaml_is_for_people(base: Path) -> None:
-    text = llamafactory.yaml_text(
-        {"model": {"model_name_or_path": "/模型/8B", "seed": 0}, "output": {"save_strategy": "no"}}, {"seed": 7, "packing": True}
-    )
-    assert text == ("### model\nmodel_name_or_path: /模型/8B\nseed: 7\n\n### output\nsave_strategy: 'no'\n\n### more\npacking: true\n")
-
-
 @pytest.mark.parametrize(
     ("driver", "expected"), [("", "llamafactory-cpu"), ("525.60.13", "llamafactory-cuda12"), ("610.1", "llamafactory-cuda12")]
 )

@@ -1,17 +1,12 @@
-"""What a checkpoint folder of VERL is, told from names and lists; and what is refused before anything runs."""
+"""Converting checkpoints of VERL: what is refused before anything runs, and what its commands are told."""
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import pickle
 import sys
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from verl_folders import ADAPTER, FULL, META, WITH_BASE, checkpoint, megatron, shard
 
 from labkit.common import logs
 from labkit.common.errors import SettingError
@@ -20,41 +15,6 @@ from labkit.models.profiles import profile
 from labkit.runtimes import environments
 from labkit.training import verl
 
-FULL = ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "lm_head.weight"]
-STEM = "base_model.model.model.layers.0.self_attn.q_proj"
-ADAPTER = [f"{STEM}.lora_A.default.weight", f"{STEM}.lora_B.default.weight"]
-WITH_BASE = [f"{STEM}.base_layer.weight", *ADAPTER]
-META = {"r": 8, "lora_alpha": 16, "task_type": "CAUSAL_LM"}
-
-
-def shard(path: Path, content: object) -> None:
-    """A file as torch.save lays it out: a zip of a pickle and the bytes of the tensors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{path.stem}/data.pkl", pickle.dumps(content, protocol=2))
-        archive.writestr(f"{path.stem}/data/0", b"0" * 64)
-
-
-def checkpoint(folder: Path, names: list[str], *, ranks: int = 2, config: bool = True, meta: dict[str, Any] | None = None) -> Path:
-    """A whole FSDP checkpoint as VERL 0.9.1 lays it out, without numbers in it."""
-    for rank in range(ranks):
-        shard(folder / f"model_world_size_{ranks}_rank_{rank}.pt", dict.fromkeys(names))
-    (folder / "huggingface").mkdir()
-    (folder / "huggingface" / "config.json").write_text("{}")
-    if config:
-        (folder / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": ranks}))
-    if meta:
-        (folder / "lora_train_meta.json").write_text(json.dumps(meta))
-    return folder
-
-
-def megatron(folder: Path, *, inside: str = "model") -> Path:
-    (folder / inside / "dist_ckpt").mkdir(parents=True)
-    (folder / inside / "dist_ckpt" / "__0_0.distcp").write_bytes(b"0" * 64)
-    (folder / inside / "huggingface").mkdir()
-    (folder / inside / "huggingface" / "config.json").write_text('{"tie_word_embeddings": true}')
-    return folder
-
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -62,46 +22,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(environments, "python", lambda engine: pytest.fail("an environment was asked for"))
     return tmp_path / "home"
-
-
-@pytest.mark.parametrize(
-    ("names", "meta", "contents", "rank", "alpha"),
-    [(FULL, None, verl.FULL, None, None), (WITH_BASE, META, verl.LORA, 8, 16), (ADAPTER, None, verl.ADAPTER_ONLY, None, None)],
-)
-def test_what_it_holds(
-    tmp_path: Path, names: list[str], meta: dict[str, Any] | None, contents: str, rank: int | None, alpha: int | None
-) -> None:
-    found = verl.detect(checkpoint(tmp_path / "actor", names, meta=meta))
-    assert (found.backend, found.world_size, found.version, found.missing) == ("fsdp", 2, "2", ())
-    assert (found.contents, found.rank, found.alpha, found.module) == (contents, rank, alpha, verl.NEW)
-    assert contents in str(found) and contents in found._repr_html_()
-
-
-def test_the_step_folder_will_do(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "global_step_9" / "actor", FULL)
-    assert verl.detect(tmp_path / "global_step_9").folder == tmp_path / "global_step_9" / "actor"
-
-
-def test_alpha_is_also_where_older_versions_wrote_it(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "actor", WITH_BASE)
-    (folder / "lora_adapter").mkdir()
-    (folder / "lora_adapter" / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 12}))
-    found = verl.detect(folder)
-    assert (found.rank, found.alpha) == (4, 12)
-
-
-def test_looking_runs_nothing(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.mkdir, (str(tmp_path / "sprung"),)
-
-    folder = checkpoint(tmp_path / "actor", FULL, ranks=1)
-    shard(folder / "model_world_size_1_rank_0.pt", {"model.norm.weight": Trap()})
-    assert verl.detect(folder).contents == verl.FULL
-    assert not (tmp_path / "sprung").exists()
-    with zipfile.ZipFile(folder / "model_world_size_1_rank_0.pt") as archive:
-        pickle.load(io.BytesIO(archive.read("model_world_size_1_rank_0/data.pkl")))
-    assert (tmp_path / "sprung").exists(), "the trap works"
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -113,18 +33,6 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert verl.detect(folder).missing == expected
     with pytest.raises(SettingError, match="(?s)rank_2.pt, model_world_size_4_rank_3.pt .* copy those of all nodes"):
         verl.convert(folder, tmp_path / "out")
-
-
-@pytest.mark.parametrize("lost", ["fsdp_config.json", "huggingface/config.json"])
-def test_older_checkpoints_need_the_older_script(tmp_path: Path, lost: str) -> None:
-    folder = checkpoint(tmp_path / "actor", FULL)
-    (folder / lost).unlink()
-    assert verl.detect(folder).module == verl.OLD
-
-
-def test_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="is no checkpoint of VERL"):
-        verl.detect(tmp_path)
 
 
 def test_refused_before_anything_runs(tmp_path: Path, home: Path) -> None:
@@ -184,7 +92,7 @@ def test_megatron_needs_an_environment_with_megatron(tmp_path: Path, monkeypatch
 def test_both_layouts_of_megatron_are_shown_to_the_merger_as_one(tmp_path: Path, inside: str) -> None:
     folder = megatron(tmp_path / "actor", inside=inside)
     found = verl.detect(folder)
-    shown = verl._as_now(found, tmp_path / "shown")
+    shown = verl._current_layout(found, tmp_path / "shown")
     assert (shown / "model" / "dist_ckpt" / "__0_0.distcp").read_bytes() == b"0" * 64
     words = verl._arguments(found, shown, tmp_path / "out", None)
     assert words == [
