@@ -1,20 +1,20 @@
 """Both rounds of the AIOps task without a server: transformers on a folder, and what differs from an engine serving it.
 
-    replies(folder, incidents, adapter=...)      what the model says, for `triage.from_replies`
-    score(folder, incidents, label="offline")    the same, judged: a `triage.Score`
+    replies(folder, incidents, adapter=...)      what the model says, for `evaluation.from_replies`
+    score(folder, incidents, label="offline")    the same, judged: an `evaluation.Score`
     differences(offline_score, online_score)     the incidents that came out otherwise, and where the texts part
 
-Two folders side by side (A/B) are two scores in `triage.table`. Offline and online take the same template, the same two
+Two folders side by side (A/B) are two scores in `evaluation.table`. Offline and online take the same template, the same two
 rounds and the folder's own generation_config; what remains is arithmetic: other kernels, other batches, other roundings.
 Seconds of a batch say nothing about a server's latency.
 
-Covers: the incidents of `incidents`. Does not cover: serving (`triage.score`). Used by notebook 06.
+Covers: the incidents of `incidents`. Does not cover: serving (`evaluation.score`). Used by notebook 06.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,10 @@ from ..common.errors import SettingError
 from ..models.adapter import Adapter
 from ..models.folders import require_model
 from ..workers import launch
+from ..workers.messages import parse
+from ..workers.offline_job import Dialogue, OfflineReply, OfflineRequest, OfflineResult, TaskRequest
 from . import scores, windows
-from .scores import Case, OfflineReply, Score
+from .scores import Case, Score
 
 if TYPE_CHECKING:
     from .incidents import Incident
@@ -52,15 +54,22 @@ def replies(
     """Play both rounds of `incidents` through transformers on the model in `folder`, in the order given; shows progress.
 
     With `adapter` a PEFT adapter is injected first. The model computes in its own type, on the GPU if there is one. The second
-    round sees the first answer without its reasoning, as `chat.Conversation` sends it. `max_new_tokens` is per reply. The same
+    round sees the first answer without its reasoning, as `chat.dialogue` sends it. `max_new_tokens` is per reply. The same
     `seed` gives the same replies on the same machine. Raises `LabError` children before anything starts, for a folder that holds
     no whole model or adapter and for arguments that cannot be; `MemoryHeld` when the GPU is full.
     """
-    return _played(Path(folder), incidents, adapter, (temperature,), max_new_tokens, batch, seed)[0]
+    model = require_model(folder)
+    injected = "" if adapter is None else str(Adapter.read(adapter).folder)
+    if not incidents:
+        raise SettingError("There are no incidents to play.", 'Give some: incidents.load("validation", 32).')
+    request = OfflineRequest(str(model), injected, task(model, incidents, (temperature,), max_new_tokens, batch, seed))
+    title, total = f"Offline: {Path(folder).name}", 2 * len(incidents)
+    result = launch.run(SCRIPT, asdict(request), title=title, total=total, unit="replies", environment=PATIENT)
+    return parse(OfflineResult, result).replies[0]
 
 
 def score(folder: str | Path, incidents: Sequence[Incident], *, label: str = "", **options: Any) -> Score:
-    """`replies` (which takes `options`) judged: a `triage.Score` like the one of a server. `label` names it in tables."""
+    """`replies` (which takes `options`) judged: an `evaluation.Score` like the one of a server. `label` names it in tables."""
     return scores.from_replies(label or f"{Path(folder).name}, offline", incidents, replies(folder, incidents, **options))
 
 
@@ -101,7 +110,7 @@ class Differences:
     @property
     def decisive(self) -> int:
         """How many have another verdict."""
-        return sum(one.decisive for one in self.found)
+        return sum(difference.decisive for difference in self.found)
 
     def caption(self) -> str:
         """Counts in one line."""
@@ -110,7 +119,7 @@ class Differences:
     def rows(self) -> list[list[str]]:
         """The table as text, heading first."""
         heading = ["incident", "first differs in", *self.labels, "verdicts"]
-        return [heading, *([one.incident.name, f"{one.where}, character {one.at}", one.first, one.second, _verdicts(one)] for one in self)]
+        return [heading, *([row.incident.name, f"{row.where}, character {row.at}", row.first, row.second, _verdicts(row)] for row in self)]
 
     def __str__(self) -> str:
         return "\n\n".join([tables.plain(self.rows()), self.caption()]) if self.found else self.caption()
@@ -128,21 +137,17 @@ def differences(first: Score, second: Score) -> Differences:
     """
     scores.table(first, second)  # refuses scores that cannot be set side by side
     pairs = zip(first.cases, second.cases, strict=True)
-    found = tuple(one for pair in pairs if (one := _difference(*pair)))
-    return Differences((first.label, second.label), len(first.cases), found)
+    differing = tuple(difference for pair in pairs if (difference := _difference(*pair)))
+    return Differences((first.label, second.label), len(first.cases), differing)
 
 
-def _difference(one: Case, other: Case) -> Difference | None:
-    for where, text, against in zip(PARTS, _texts(one), _texts(other), strict=True):
+def _difference(ours: Case, theirs: Case) -> Difference | None:
+    verdicts = _verdict(ours), _verdict(theirs)
+    for where, text, against in zip(PARTS, (*ours.first, *ours.second), (*theirs.first, *theirs.second), strict=True):
         if text != against:
             at = next((place for place, (a, b) in enumerate(zip(text, against, strict=False)) if a != b), min(len(text), len(against)))
-            return Difference(one.incident, where, at, _around(text, at), _around(against, at), (_verdict(one), _verdict(other)))
-    verdicts = _verdict(one), _verdict(other)
-    return Difference(one.incident, "the verdict alone", 0, "", "", verdicts) if verdicts[0] != verdicts[1] else None
-
-
-def _texts(case: Case) -> tuple[str, ...]:
-    return (*case.first, *case.second)
+            return Difference(ours.incident, where, at, _around(text, at), _around(against, at), verdicts)
+    return Difference(ours.incident, "the verdict alone", 0, "", "", verdicts) if verdicts[0] != verdicts[1] else None
 
 
 def _around(text: str, at: int) -> str:
@@ -154,41 +159,20 @@ def _verdict(case: Case) -> str:
     return "hit" if case.judgement.hit else case.judgement.why
 
 
-def _verdicts(one: Difference) -> str:
-    return " / ".join(one.verdicts) if one.decisive else f"both {one.verdicts[0]}"
+def _verdicts(difference: Difference) -> str:
+    return " / ".join(difference.verdicts) if difference.decisive else f"both {difference.verdicts[0]}"
 
 
-def _played(
-    folder: Path,
-    incidents: Sequence[Incident],
-    adapter: str | Path | None,
-    temperatures: Sequence[float],
-    max_new_tokens: int | None,
-    batch: int,
-    seed: int,
-) -> list[tuple[OfflineReply, ...]]:
-    where = {"folder": str(require_model(folder)), "adapter": "" if adapter is None else str(Adapter.read(adapter).folder)}
-    if not incidents:
-        raise SettingError("There are no incidents to play.", 'Give some: incidents.load("validation", 32).')
-    asked = wishes(folder, incidents, temperatures, max_new_tokens, batch, seed)
-    total = 2 * len(incidents) * len(temperatures)
-    told = launch.run(SCRIPT, where | asked, title=f"Offline: {folder.name}", total=total, unit="replies", environment=PATIENT)
-    return [as_replies(rows) for rows in told["replies"]]
-
-
-def wishes(
+def task(
     folder: Path, incidents: Sequence[Incident], temperatures: Sequence[float], max_new_tokens: int | None, batch: int, seed: int
-) -> dict[str, Any]:
-    """What a worker that plays incidents has to be told; arguments that cannot be are refused."""
-    most = windows.reply_tokens(folder) if max_new_tokens is None else max_new_tokens
-    if min(most, batch) < 1 or not temperatures or min(temperatures) < 0:
+) -> TaskRequest:
+    """What a worker has to be told that plays `incidents` with the model in `folder`. Raises `SettingError` for what cannot be."""
+    limit = windows.reply_tokens(folder) if max_new_tokens is None else max_new_tokens
+    if min(limit, batch) < 1 or not temperatures or min(temperatures) < 0:
         raise SettingError(
-            f"max_new_tokens {most}, batch {batch}, temperatures {list(temperatures)}: not possible.", "Give positive numbers; 0 is greedy."
+            f"max_new_tokens {limit}, batch {batch}, temperatures {list(temperatures)}: not possible.",
+            "Give positive numbers; 0 is greedy.",
         )
-    dialogues = [{"messages": one.messages("")[:-2], "second": one.messages("")[-1]["content"]} for one in incidents]
-    return {"dialogues": dialogues, "temperatures": list(temperatures), "max_new_tokens": most, "batch": batch, "seed": seed}
-
-
-def as_replies(rows: Sequence[Sequence[Any]]) -> tuple[OfflineReply, ...]:
-    """A worker's rows."""
-    return tuple(OfflineReply(*row) for row in rows)
+    rounds = [incident.messages("") for incident in incidents]
+    dialogues = tuple(Dialogue(tuple(messages[:-2]), messages[-1]["content"]) for messages in rounds)
+    return TaskRequest(dialogues, tuple(temperatures), limit, batch, seed)

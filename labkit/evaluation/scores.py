@@ -22,6 +22,7 @@ from ..chat.reasoning import Parted
 from ..common import figures, tables
 from ..common.errors import SettingError
 from ..common.figures import Picture, draw_bars
+from ..workers.offline_job import OfflineReply
 from . import incidents
 from .incidents import CAUSES, Incident
 
@@ -158,16 +159,6 @@ def judge(incident: Incident, reply: Any) -> Judgement:
     right = {key: found[key] == value for key, value in incident.expected.items()}
     words = ", ".join(f"{key} is {found[key]}, not {incident.expected[key]}" for key, good in right.items() if not good)
     return Judgement(True, right["root_cause"], right["severity"], right["action"], words)
-
-
-class OfflineReply(NamedTuple):
-    """What a model said to one incident, reasoning included, and its share of the seconds of its batches."""
-
-    first: str
-    second: str
-    seconds: float = 0.0
-    limit: int = 0
-    """Tokens after which `second` was cut off; 0: it ended by itself."""
 
 
 def from_replies(label: str, asked: Sequence[Incident], replies: Sequence[OfflineReply]) -> Score:

@@ -8,7 +8,6 @@ Used by notebook 06 as `labkit.lora.check`.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import LabError
 from ..models.adapter import Adapter
 from ..models.headers import Weights
 from ..models.manifests import read as read_manifest
 from .findings import LOOK, CheckReport, Finding
 from .pairing import Pairing, pair
+from .tokenizers import Tokenizer, json_if_there
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 ROPE = ("rope_scaling", "rope_theta", "rope_parameters", "max_position_embeddings")
@@ -64,47 +63,12 @@ class _Both:
     @cached_property
     def trained(self) -> Mapping[str, Any]:
         """The config.json that training put beside the adapter; {} without one."""
-        return _json(self.adapter.folder / "config.json")
+        return json_if_there(self.adapter.folder / "config.json")
 
     @cached_property
-    def tokenizers(self) -> tuple[_Tokenizer, _Tokenizer]:
+    def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
         """The base's and the adapter's."""
-        return _Tokenizer(self.base.folder), _Tokenizer(self.adapter.folder)
-
-
-@dataclass(frozen=True)
-class _Tokenizer:
-    """What a folder says about its tokenizer; every part is empty where the folder does not say it."""
-
-    folder: Path
-
-    @cached_property
-    def config(self) -> Mapping[str, Any]:
-        return _json(self.folder / "tokenizer_config.json")
-
-    @cached_property
-    def template(self) -> str:
-        """The chat template: in a file of its own, or in tokenizer_config.json."""
-        file = self.folder / "chat_template.jinja"
-        if file.is_file():
-            return file.read_text(encoding="utf-8", errors="replace").strip()
-        own = self.config.get("chat_template") or _json(self.folder / "chat_template.json").get("chat_template") or ""
-        return own.strip() if isinstance(own, str) else json.dumps(own)
-
-    @cached_property
-    def tokens(self) -> Mapping[str, int]:
-        """Token -> id, the added ones too."""
-        table = _json(self.folder / "tokenizer.json")
-        vocabulary = (table.get("model") or {}).get("vocab") or {}
-        rows = vocabulary.items() if isinstance(vocabulary, dict) else ((row[0], number) for number, row in enumerate(vocabulary))
-        return {**dict(rows), **{token["content"]: token["id"] for token in table.get("added_tokens") or ()}}
-
-    @property
-    def special(self) -> Mapping[str, str]:
-        """bos, eos, pad and the like -> token."""
-        rows = {**_json(self.folder / "special_tokens_map.json"), **self.config}
-        tokens = {name: rows.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        return {name: token["content"] if isinstance(token, dict) else str(token) for name, token in tokens.items() if token}
+        return Tokenizer(self.base.folder), Tokenizer(self.adapter.folder)
 
 
 def _template(both: _Both) -> Iterator[Finding]:
@@ -139,19 +103,20 @@ def _rope(both: _Both) -> Iterator[Finding]:
 
 def _rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The RoPE settings in one form: transformers 5 keeps in `rope_parameters` what 4 kept in two places."""
-    config = config.get("text_config") if isinstance(config.get("text_config"), dict) else config  # type: ignore[assignment]
+    part = config.get("text_config")
+    config = part if isinstance(part, dict) else config
     rows: dict[str, Any] = {name: config[name] for name in ("rope_theta", "max_position_embeddings") if config.get(name) is not None}
     for name in ("rope_scaling", "rope_parameters"):
         rows |= {key: value for key, value in (config.get(name) or {}).items() if value is not None}
-    kind = rows.pop("type", None)
-    rows["rope_type"] = rows.get("rope_type") or kind or "default"
+    older = rows.pop("type", None)
+    rows["rope_type"] = rows.get("rope_type") or older or "default"
     return rows
 
 
 def _tokens(both: _Both) -> Iterator[Finding]:
     ours, theirs = both.tokenizers
-    moved = [token for token, number in theirs.tokens.items() if ours.tokens.get(token, number) != number]
-    if ours.tokens and moved:
+    moved = [token for token, number in theirs.ids.items() if ours.ids.get(token, number) != number]
+    if ours.ids and moved:
         yield Finding(
             "tokenizer",
             f"{len(moved)} tokens have other ids in the adapter's tokenizer, first {moved[0]!r}",
@@ -159,7 +124,7 @@ def _tokens(both: _Both) -> Iterator[Finding]:
             "The same text becomes other tokens than in training.",
             "Use the base that the adapter's tokenizer belongs to.",
         )
-    added = [token for token in theirs.tokens if token not in ours.tokens] if ours.tokens else []
+    added = [token for token in theirs.ids if token not in ours.ids] if ours.ids else []
     if added:
         yield Finding(
             "added tokens",
@@ -195,7 +160,7 @@ def _rows(both: _Both) -> Iterator[Finding]:
             "vocabulary", what, where, "Engines refuse the folder or read past its rows.", "Put the number of rows into vocab_size."
         )
     for tokenizer in both.tokenizers:
-        highest = max(tokenizer.tokens.values(), default=-1)
+        highest = max(tokenizer.ids.values(), default=-1)
         if rows and highest >= rows:
             yield Finding(
                 "vocabulary",
@@ -207,7 +172,7 @@ def _rows(both: _Both) -> Iterator[Finding]:
 
 
 def _generation(both: _Both) -> Iterator[Finding]:
-    ours, theirs = (_json(folder / "generation_config.json") for folder in (both.base.folder, both.adapter.folder))
+    ours, theirs = (json_if_there(folder / "generation_config.json") for folder in (both.base.folder, both.adapter.folder))
     ignored = ("transformers_version", "_from_model_config")
     differ = [name for name in sorted(theirs) if name not in ignored and theirs[name] != ours.get(name)]
     if differ:
@@ -223,20 +188,20 @@ def _generation(both: _Both) -> Iterator[Finding]:
 
 def _types(both: _Both) -> Iterator[Finding]:
     config = both.base.text_config
-    said = str(config.get("dtype") or config.get("torch_dtype") or both.base.config.get("torch_dtype") or "").removeprefix("torch.")
-    found = sorted({TYPES.get(tensor.dtype, tensor.dtype) for tensor in both.base.tensors.values()})
-    if said and found != [said] and set(found) <= set(TYPES.values()):
+    declared = str(config.get("dtype") or config.get("torch_dtype") or both.base.config.get("torch_dtype") or "").removeprefix("torch.")
+    stored = sorted({TYPES.get(tensor.dtype, tensor.dtype) for tensor in both.base.tensors.values()})
+    if declared and stored != [declared] and set(stored) <= set(TYPES.values()):
         yield Finding(
             "dtype",
-            f"config.json says {said}, the tensors are {' and '.join(found)}",
+            f"config.json says {declared}, the tensors are {' and '.join(stored)}",
             both.base.folder.name,
             "Engines cast on loading; a merge keeps each tensor's own type, PEFT casts first and adds after.",
             "Nothing, if you know why; else save the base in one type.",
             LOOK,
         )
     trained = str(both.trained.get("dtype") or both.trained.get("torch_dtype") or "").removeprefix("torch.")
-    if said and trained and trained != said:
-        what = f"trained with the base in {trained}, served in {said}"
+    if declared and trained and trained != declared:
+        what = f"trained with the base in {trained}, served in {declared}"
         fix = "Compare the task's scores (labkit.lora.compare)."
         yield Finding("dtype", what, "config.json of both", "Activations are rounded otherwise than in training.", fix, LOOK)
 
@@ -251,12 +216,12 @@ def _quantised(both: _Both) -> Iterator[Finding]:
             "A delta added to quantised weights is lost in their rounding.",
             "Merge into the base in bf16, and quantise the result.",
         )
-    says = both.trained.get("quantization_config") or QUANTISED_NAME.search(both.adapter.base_name)
-    if says:
+    quantised = both.trained.get("quantization_config") or QUANTISED_NAME.search(both.adapter.base_name)
+    if quantised:
         yield Finding(
             "trained on quantised",
             f"the adapter was trained on a quantised base ({both.adapter.base_name or 'its config.json says so'})",
-            f"{both.adapter.folder.name}/adapter_config.json",
+            both.adapter.config_place,
             "It learnt to correct rounded weights; on the full weights its answers shift a little.",
             "Compare the task's scores before you serve it (labkit.lora.compare).",
             LOOK,
@@ -264,7 +229,7 @@ def _quantised(both: _Both) -> Iterator[Finding]:
 
 
 def _same_base(both: _Both) -> Iterator[Finding]:
-    where = f"{both.adapter.folder.name}/adapter_config.json"
+    where = both.adapter.config_place
     differ = [
         f"{name} {both.trained[name]} against {both.base.config.get(name)}"
         for name in (*SIZES, "vocab_size", "model_type")
@@ -298,7 +263,7 @@ def _last(name: str) -> str:
 
 def _serving(both: _Both, limit: int) -> Iterator[Finding]:
     """What vLLM refuses to hot-load (0.32.0, `vllm/lora/peft_helper.py`)."""
-    config, where = both.adapter.config, f"{both.adapter.folder.name}/adapter_config.json"
+    config, where = both.adapter.config, both.adapter.config_place
     if both.adapter.highest_rank > limit:
         what = f"rank {both.adapter.highest_rank} is above --max-lora-rank {limit}"
         fix = f"Start the server with max_lora_rank={_next_rank(both.adapter.highest_rank)}, or merge."
@@ -314,17 +279,6 @@ def _serving(both: _Both, limit: int) -> Iterator[Finding]:
 
 def _next_rank(rank: int) -> int:
     return next((allowed for allowed in (1, 8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; {} where there is none. Raises `LabError` for one that cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} cannot be read: {error}", "Replace it by a whole copy.") from None
-    return content if isinstance(content, dict) else {}
 
 
 RULES: tuple[Callable[[_Both], Iterator[Finding]], ...] = (

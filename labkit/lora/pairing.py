@@ -1,7 +1,7 @@
 """Which tensor of the base each tensor of an adapter changes, and how: the plan of a merge, from headers alone.
 
 Covers: lora_A and lora_B pairs of linear layers (and GPT-2's transposed ones), embedding pairs, DoRA magnitudes, modules and
-biases that were trained whole; what does not fit, as findings. Does not cover: the arithmetic (`merge_worker`).
+biases that were trained whole; what does not fit, as findings. Does not cover: the arithmetic (`workers.merge_arithmetic`).
 Names and shapes are those that PEFT 0.21.2 writes and loads. Used by notebook 06 through `check` and `merge`.
 """
 
@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..models.adapter import PREFIX, Adapter
 from ..models.headers import Tensor, Weights
@@ -69,19 +68,19 @@ class _Pairer:
     def __init__(self, base: Weights, adapter: Adapter) -> None:
         self.base, self.adapter = base, adapter
         self.wrong: dict[tuple[str, str, str], list[str]] = {}
-        self.found = Pairing()
+        self.pairing = Pairing()
 
     def pair(self) -> Pairing:
         if self.adapter.refused():  # what its tensors mean depends on the setting
-            self.found.findings += self._refusals()
-            return self.found
+            self.pairing.findings += self._refusals()
+            return self.pairing
         parts, others = self._sorted()
         starts = self._starts(others)
         for module, tensors in parts.items():
             self._add(module, tensors, starts)
-        self.found.changes += [Change(name.rpartition(".")[0], self.base.tensors[name], start) for name, start in starts.items()]
-        self.found.findings += [*self._config_findings(), *self._gathered()]
-        return self.found
+        self.pairing.changes += [Change(name.rpartition(".")[0], self.base.tensors[name], start) for name, start in starts.items()]
+        self.pairing.findings += [*self._config_findings(), *self._misfits()]
+        return self.pairing
 
     def _sorted(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
         """(module -> part -> tensor, other name -> tensor), names as in the base."""
@@ -139,12 +138,12 @@ class _Pairer:
                 rounds=embedding or str(self.adapter.config.get("init_lora_weights")).lower() == "mica",
             )
             if self._magnitude_fits(change, embedding):
-                self.found.changes.append(change)
+                self.pairing.changes.append(change)
 
     def _fits(self, module: str, target: Tensor, a: Tensor, b: Tensor, embedding: bool) -> bool:
         rank = self.adapter.rank_of(module)
-        wanted = (b.shape[0], a.shape[-1]) if len(a.shape) == len(b.shape) == 2 else ()
-        shapes = {wanted[::-1]} if embedding else {wanted, wanted[::-1]} if self._may_be_transposed(target) else {wanted}
+        delta = (b.shape[0], a.shape[-1]) if len(a.shape) == len(b.shape) == 2 else ()
+        shapes = {delta[::-1]} if embedding else {delta, delta[::-1]} if self._may_be_transposed(target) else {delta}
         if target.dtype not in FLOATS:
             self._note_type(target)
         elif not {a.dtype, b.dtype} <= set(FLOATS):
@@ -154,7 +153,7 @@ class _Pairer:
         elif a.shape[0] != rank or b.shape[1] != rank:
             self._note_rank(module, a.shape[0], rank)
         elif target.shape not in shapes:
-            self._note_shape(module, target, wanted[::-1] if embedding else wanted)
+            self._note_shape(module, target, delta[::-1] if embedding else delta)
         elif not self.adapter.targets(module):
             what = "modules have tensors in the file, and the adapter's config does not mean them"
             self._note("not targeted", what, "PEFT leaves them out when it loads the adapter.", module)
@@ -218,11 +217,11 @@ class _Pairer:
         breaks = "The tokens that were added have no rows." if kind == "vocabulary" else "It was trained on another model."
         self._note(kind, what, breaks, f"{where}: {theirs} against {ours}")
 
-    def _note_rank(self, module: str, found: int, rank: int) -> None:
+    def _note_rank(self, module: str, stored: int, rank: int) -> None:
         breaks = "The scale alpha / rank would be wrong, and PEFT cannot load it."
-        self._note("rank", "tensors have another rank than adapter_config.json says", breaks, f"{module}: {found}, not {rank}")
+        self._note("rank", "tensors have another rank than adapter_config.json says", breaks, f"{module}: {stored}, not {rank}")
 
-    def _gathered(self) -> Iterator[Finding]:
+    def _misfits(self) -> Iterator[Finding]:
         for (kind, what, breaks), places in self.wrong.items():
             where = places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "")
             yield Finding(kind, what, where, breaks, FIXES[kind])
@@ -230,23 +229,23 @@ class _Pairer:
     def _refusals(self) -> Iterator[Finding]:
         for name, why in self.adapter.refused().items():
             breaks = "A merge of B @ A would not be this adapter."
-            yield Finding(name, f"{name} is set: {why}", f"{self.adapter.folder.name}/adapter_config.json", breaks, FIXES["setting"])
+            yield Finding(name, f"{name} is set: {why}", self.adapter.config_place, breaks, FIXES["setting"])
 
     def _config_findings(self) -> Iterator[Finding]:
-        adapter, where = self.adapter, f"{self.adapter.folder.name}/adapter_config.json"
+        adapter, where = self.adapter, self.adapter.config_place
         if adapter.pickled:
             return
-        if not self.found.changes and not self.wrong:
+        if not self.pairing.changes and not self.wrong:
             breaks = "There is nothing to merge or to serve."
             yield Finding("empty", "the adapter holds no tensors", adapter.weights.name, breaks, "Name the checkpoint that training wrote.")
-        zero = [change.module for change in self.found.changes if change.a is not None and change.scale == 0]
+        zero = [change.module for change in self.pairing.changes if change.a is not None and change.scale == 0]
         if zero or adapter.config.get("lora_alpha") == 0:
             what = "lora_alpha is 0, so that the adapter's scale is 0"
             yield Finding("lora_alpha", what, where, "Served or merged, it changes nothing, without an error.", FIXES["lora_alpha"])
         idle = adapter.idle_targets([name.removesuffix(".weight") for name in self.base.tensors if name.endswith(".weight")])
         idle = [name for name in idle if not self._prefixed(name)]
         if idle:
-            severity = LOOK if self.found.changes else BLOCKS
+            severity = LOOK if self.pairing.changes else BLOCKS
             breaks = "What was meant to be trained was not."
             yield Finding(
                 "target modules", f"target modules match nothing: {', '.join(idle)}", where, breaks, FIXES["target modules"], severity
@@ -254,14 +253,14 @@ class _Pairer:
 
     def _prefixed(self, name: str) -> bool:
         """Whether a full name in target_modules is one of the modules that were paired: the base's names may lack its prefix."""
-        return any(_matches(name, change.module) for change in self.found.changes)
+        return any(_matches(name, change.module) for change in self.pairing.changes)
 
 
 def _matches(entry: str, module: str) -> bool:
     return module == entry or module.endswith(f".{entry}")
 
 
-FIXES: dict[str, Any] = {
+FIXES = {
     "setting": 'method="peft" if PEFT can merge it; else serve it as an adapter, or train a plain LoRA.',
     "lora_bias": 'method="peft", or train with lora_bias=False.',
     "unknown tensors": "Save the adapter with PEFT's save_pretrained, which writes the names that are read again.",

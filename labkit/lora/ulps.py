@@ -5,7 +5,7 @@ when their bits are read as sign and magnitude, so the distance of two is the di
 (IEEE 754; bf16 is the upper half of fp32.)
 
 Covers: folders whose tensors have the same names, shapes and types, however their shards are cut. Does not cover: whether the
-difference matters (`comparing`). Used by notebook 06.
+difference matters (`comparing`). Used by notebook 06 as `labkit.lora.difference`.
 """
 
 from __future__ import annotations
@@ -63,23 +63,23 @@ def difference(first: str | Path, second: str | Path) -> Distance:
     with Progress(f"Comparing {ours.folder.name} and {theirs.folder.name}", total=ours.bytes, unit="B") as bar:
         read = 0
         for name, tensor in ours.tensors.items():
-            for one, other in _blocks(tensor, theirs.tensors[name]):
-                apart = abs(_order(one) - _order(other))
-                elements += apart.size
-                different += int((apart > 0).sum())
-                if apart.size and int(apart.max()) > ulps:
-                    ulps, worst = int(apart.max()), name
-                read += one.nbytes
+            for left, right in _blocks(tensor, theirs.tensors[name]):
+                steps = abs(_order(left) - _order(right))
+                elements += steps.size
+                different += int((steps > 0).sum())
+                if steps.size and int(steps.max()) > ulps:
+                    ulps, worst = int(steps.max()), name
+                read += left.nbytes
                 bar.update(read)
     return Distance(ours.folder, theirs.folder, len(ours.tensors), elements, different, ulps, worst)
 
 
 def _require_alike(ours: Weights, theirs: Weights) -> None:
-    kinds = [{name: (tensor.shape, tensor.dtype) for name, tensor in weights.tensors.items()} for weights in (ours, theirs)]
-    apart = sorted(name for name in kinds[0].keys() | kinds[1].keys() if kinds[0].get(name) != kinds[1].get(name))
-    if apart:
+    layouts = [{name: (tensor.shape, tensor.dtype) for name, tensor in weights.tensors.items()} for weights in (ours, theirs)]
+    unlike = sorted(name for name in layouts[0].keys() | layouts[1].keys() if layouts[0].get(name) != layouts[1].get(name))
+    if unlike:
         raise LabError(
-            f"{ours.folder} and {theirs.folder} do not hold the same tensors: {apart[0]} ({len(apart)} in all).",
+            f"{ours.folder} and {theirs.folder} do not hold the same tensors: {unlike[0]} ({len(unlike)} in all).",
             "Compare two folders made from the same base.",
         )
     strange = next((tensor for tensor in ours.tensors.values() if tensor.dtype not in BITS), None)
@@ -87,17 +87,17 @@ def _require_alike(ours: Weights, theirs: Weights) -> None:
         raise LabError(f"{strange} is of a type that has no such order.", f"Known: {', '.join(BITS)}.")
 
 
-def _blocks(one: Tensor, other: Tensor) -> Iterator[tuple[Any, Any]]:
+def _blocks(ours: Tensor, theirs: Tensor) -> Iterator[tuple[Any, Any]]:
     """The bits of both, a block at a time."""
     import numpy as np
 
-    kind = np.dtype(BITS[one.dtype])
-    with one.file.open("rb") as left, other.file.open("rb") as right:
-        left.seek(one.offset)
-        right.seek(other.offset)
-        for done in range(0, one.bytes, BLOCK_BYTES):
-            size = min(BLOCK_BYTES, one.bytes - done)
-            yield np.frombuffer(left.read(size), kind), np.frombuffer(right.read(size), kind)
+    bits = np.dtype(BITS[ours.dtype])
+    with ours.file.open("rb") as left, theirs.file.open("rb") as right:
+        left.seek(ours.offset)
+        right.seek(theirs.offset)
+        for done in range(0, ours.bytes, BLOCK_BYTES):
+            size = min(BLOCK_BYTES, ours.bytes - done)
+            yield np.frombuffer(left.read(size), bits), np.frombuffer(right.read(size), bits)
 
 
 def _order(bits: Any) -> Any:

@@ -1,8 +1,8 @@
 """A LoRA adapter as its folder says it is: adapter_config.json, and the headers of its safetensors file.
 
 Covers: reading, the scale of each module (alpha, rank, their patterns, rsLoRA), which modules the config names, what the
-config asks for that a merge does not do. Does not cover: which tensor of a base each belongs to (`pairing`), files around
-it such as tokenizer and template (`checks`). Matching of names is PEFT's (0.21.2, `check_target_module_exists` and
+config asks for that a merge does not do. Does not cover: which tensor of a base each belongs to (`lora.pairing`),
+files around it such as tokenizer and template (`lora.checks`). Matching of names is PEFT's (0.21.2, `check_target_module_exists` and
 `get_pattern_key`), so that what PEFT leaves out is known here too. Used by notebook 06.
 """
 
@@ -78,6 +78,11 @@ class Adapter:
         return self.weights.suffix == ".bin"
 
     @property
+    def config_place(self) -> str:
+        """Its settings as findings name them: "adapter/adapter_config.json"."""
+        return f"{self.folder.name}/{CONFIG}"
+
+    @property
     def rank(self) -> int:
         """The rank that the config gives where no pattern matches."""
         return int(self.config.get("r") or 0)
@@ -126,48 +131,47 @@ class Adapter:
             return False
         if any(re.match(rf"(^|.*\.){name}($|\..*)", module) for name in self.saved_modules):
             return False
-        wanted = self.config.get("target_modules")
-        if isinstance(wanted, str) or module in (wanted or ()):
-            return _named(wanted, module)
-        return _named(wanted, module) and self._layer_counts(module)
+        targets = self.config.get("target_modules")
+        whole_name = isinstance(targets, str) or module in (targets or ())
+        return _named(targets, module) and (whole_name or self._layer_counts(module))
 
     def idle_targets(self, modules: Iterable[str]) -> list[str]:
         """The entries of `target_modules` that match none of `modules`."""
-        wanted, names = self.config.get("target_modules"), list(modules)
-        entries: list[str | list[str]] = [wanted] if isinstance(wanted, str) else [[entry] for entry in wanted or ()]
+        targets, names = self.config.get("target_modules"), list(modules)
+        entries: list[str | list[str]] = [targets] if isinstance(targets, str) else [[entry] for entry in targets or ()]
         return [entry if isinstance(entry, str) else entry[0] for entry in entries if not any(_named(entry, name) for name in names)]
 
     def refused(self) -> dict[str, str]:
         """Settings that `merge` does not do, with the reason: {} for an adapter that it takes."""
-        found = {name: why for name, why in NOT_MERGED.items() if self.config.get(name)}
-        kind = self.config.get("peft_type", "LORA")
-        if kind != "LORA":
-            found["peft_type"] = f"{kind} is not LoRA"
-        start = self.config.get("init_lora_weights", True)
-        if isinstance(start, str) and start.lower() not in PLAIN_INITS:
-            found["init_lora_weights"] = f'"{start}" changes the base\'s weights when PEFT loads the adapter'
-        return found
+        reasons = {name: why for name, why in NOT_MERGED.items() if self.config.get(name)}
+        peft_type = self.config.get("peft_type", "LORA")
+        if peft_type != "LORA":
+            reasons["peft_type"] = f"{peft_type} is not LoRA"
+        init = self.config.get("init_lora_weights", True)
+        if isinstance(init, str) and init.lower() not in PLAIN_INITS:
+            reasons["init_lora_weights"] = f'"{init}" changes the base\'s weights when PEFT loads the adapter'
+        return reasons
 
     def _layer_counts(self, module: str) -> bool:
         """`layers_to_transform`: whether the layer number in the module's name is one of them."""
-        wanted = self.config.get("layers_to_transform")
-        if wanted is None or wanted == []:
+        layers = self.config.get("layers_to_transform")
+        if layers is None or layers == []:
             return True
-        patterns = self.config.get("layers_pattern") or []
-        ways = [rf"(?:^|.*?\.){each}\.(\d+)\." for each in ([patterns] if isinstance(patterns, str) else patterns)]
-        found = next((match for way in ways or [r".*?\.[^.]*\.(\d+)\."] if (match := re.match(way, module))), None)
-        return found is not None and int(found.group(1)) in ([wanted] if isinstance(wanted, int) else wanted)
+        names = self.config.get("layers_pattern") or []
+        patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in ([names] if isinstance(names, str) else names)]
+        match = next((match for pattern in patterns or [r".*?\.[^.]*\.(\d+)\."] if (match := re.match(pattern, module))), None)
+        return match is not None and int(match.group(1)) in ([layers] if isinstance(layers, int) else layers)
 
 
-def _named(wanted: str | Iterable[str] | None, module: str) -> bool:
+def _named(names: str | Iterable[str] | None, module: str) -> bool:
     """A string is a regular expression for the whole name ("all-linear": everything but the head), a list holds endings."""
-    if not wanted:
+    if not names:
         return False
-    if isinstance(wanted, str):
-        if wanted.lower() == "all-linear":
+    if isinstance(names, str):
+        if names.lower() == "all-linear":
             return module.split(".")[-1] not in ("lm_head", "embed_tokens", "wte", "wpe")
-        return re.fullmatch(wanted, module) is not None
-    return any(module == name or module.endswith(f".{name}") for name in wanted)
+        return re.fullmatch(names, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:

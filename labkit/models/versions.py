@@ -14,24 +14,23 @@ Covers: one machine. Does not cover: moving traffic between two running servers.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common import tables
+from ..common import files, tables
 from ..common.errors import LabError, SettingError
+from ..common.locks import locked
 from ..common.settings import settings
 from .folders import require_model
 
-LINK, JOURNAL = "current", "history.json"
+LINK, JOURNAL, LOCK = "current", "history.json", ".lock"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PROMOTE, ROLLBACK = "promote", "rollback"
 
@@ -54,7 +53,7 @@ class Version:
     @property
     def link(self) -> Path:
         """The path to serve: it leads to whichever version is current when the engine starts."""
-        return _place(self.name) / LINK
+        return _folder(self.name) / LINK
 
     @property
     def state(self) -> str:
@@ -85,7 +84,7 @@ class History:
 
     def rows(self) -> list[list[str]]:
         """The table as text, heading first."""
-        rows = [[str(one.number), one.event, one.at, str(one.folder), one.state] for one in self.steps]
+        rows = [[str(step.number), step.event, step.at, str(step.folder), step.state] for step in self.steps]
         rows[-1][-1] += ", current"
         return [["version", "what", "when", "folder", "its folder is"], *rows]
 
@@ -107,13 +106,13 @@ def promote(folder: str | Path, name: str) -> Version:
     """
     _require_name(name)
     chosen = require_model(folder)
-    with _locked(name):
+    with locked(_folder(name) / LOCK):
         steps = _read(name)
         digest = _digest(chosen)
         standing = _standing(steps)
         if standing and (standing[-1].folder, standing[-1].digest) == (chosen, digest):
             return _follow(standing[-1])
-        number = max((one.number for one in steps), default=0) + 1
+        number = max((step.number for step in steps), default=0) + 1
         return _commit(steps, Version(name, number, chosen, PROMOTE, _now(), digest))
 
 
@@ -124,7 +123,7 @@ def rollback(name: str) -> Version:
     into since it was promoted.
     """
     history(name)
-    with _locked(name):
+    with locked(_folder(name) / LOCK):
         steps = _read(name)
         standing = _standing(steps)
         if len(standing) < 2:
@@ -137,7 +136,7 @@ def rollback(name: str) -> Version:
 def current(name: str) -> Version:
     """The version that stands. Raises `LabError` when `name` has none, or when its folder is gone or was written into."""
     history(name)
-    with _locked(name):
+    with locked(_folder(name) / LOCK):
         version = _read(name)[-1]
         _require_unchanged(version)
         return _follow(version)
@@ -151,7 +150,7 @@ def history(name: str) -> History:
     return History(name, tuple(steps))
 
 
-def _standing(steps: tuple[Version, ...] | list[Version]) -> tuple[Version, ...]:
+def _standing(steps: Sequence[Version]) -> tuple[Version, ...]:
     """The versions on which the current one stands, itself last: a promotion puts one on top, a rollback takes it off."""
     standing: list[Version] = []
     for step in steps:
@@ -164,26 +163,20 @@ def _standing(steps: tuple[Version, ...] | list[Version]) -> tuple[Version, ...]
 
 def _commit(steps: list[Version], step: Version) -> Version:
     """Write the history, which decides, then let the link follow: killed in between, the next call sets it right."""
-    path = _place(step.name) / JOURNAL
-    rows = [{**asdict(one), "folder": str(one.folder)} for one in [*steps, step]]
-    draft = path.with_name(f".{JOURNAL}.{os.getpid()}")
-    draft.write_text(json.dumps({"version": 1, "steps": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    rows = [{**asdict(row), "folder": str(row.folder)} for row in [*steps, step]]
+    files.save(_folder(step.name) / JOURNAL, {"version": 1, "steps": rows})
     return _follow(step)
 
 
 def _follow(version: Version) -> Version:
     if not version.link.is_symlink() or os.readlink(version.link) != str(version.folder):
-        draft = version.link.with_name(f".{LINK}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(version.folder, target_is_directory=True)
-        draft.replace(version.link)
+        files.point(version.link, version.folder)
     return version
 
 
 def _read(name: str) -> list[Version]:
     _require_name(name)
-    path = _place(name) / JOURNAL
+    path = _folder(name) / JOURNAL
     if not path.exists():
         return []
     try:
@@ -215,23 +208,12 @@ def _require_unchanged(version: Version) -> None:
 
 def _digest(folder: Path) -> str:
     """Stands for the model's files without reading gigabytes."""
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")])
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    parts = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")])
+    states = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
-@contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """One change of a name at a time; the lock goes with the process."""
-    _require_name(name)
-    folder = _place(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def _place(name: str) -> Path:
+def _folder(name: str) -> Path:
     return settings().models / "served" / name
 
 

@@ -1,12 +1,12 @@
 """What labkit's workers do with transformers and PEFT: load a folder, write a conversation as tokens, pad, generate.
 
-Runs in the vLLM environment and is imported by the worker scripts beside it by path, never by labkit itself. torch,
+Runs in the vLLM environment and is imported by the worker scripts beside it, never by labkit itself. torch,
 transformers and peft are imported where they are used: what needs none of them can be tried without them.
 
 What is learnt and what is compared is one reply: the tokens from the end of the prompt, as the chat template writes it for
 an answer, to the end of the turn. The reply's own text goes in as it is, with its <think> block, also where the template
 would drop old reasoning from a finished conversation: it is what the model has to write.
-Used by notebook 06 through `finetune`, `offline` and `lora.comparing`.
+Used by notebook 06 through `training.finetune`, `evaluation.offline` and `lora.comparing`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from labkit.workers.side import Refused
@@ -74,7 +73,7 @@ def _frame(tokenizer: Any, before: Sequence[Message]) -> tuple[str, str]:
 def render(tokenizer: Any, messages: Sequence[Message], *, asking: bool = True) -> str:
     """The messages as the folder's chat template writes them; `asking` adds the beginning of a reply."""
     try:
-        return str(tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=asking))
+        return str(tokenizer.apply_chat_template([dict(message) for message in messages], tokenize=False, add_generation_prompt=asking))
     except Exception as error:  # a template may raise anything
         raise Refused(
             f"The chat template of {tokenizer.name_or_path} does not take this conversation: {error}.",
@@ -92,10 +91,10 @@ def load(folder: str, *, dtype: str = "", **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     gc.collect()  # a model that went before may hang in a cycle, and there is no room for two
-    kind = getattr(torch, dtype) if dtype else "auto"
+    chosen = getattr(torch, dtype) if dtype else "auto"
     placed = {"device_map": {"": 0}} if device() != "cpu" else {}
     with memory("Loading the model"):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True, **placed, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen, local_files_only=True, **placed, **options)
     return model.eval()
 
 
@@ -144,8 +143,8 @@ def pad(sequences: Sequence[Sequence[int]], filler: int, device: Any) -> dict[st
     import torch
 
     longest = max(map(len, sequences))
-    ids = [[filler] * (longest - len(one)) + list(one) for one in sequences]
-    mask = [[0] * (longest - len(one)) + [1] * len(one) for one in sequences]
+    ids = [[filler] * (longest - len(sequence)) + list(sequence) for sequence in sequences]
+    mask = [[0] * (longest - len(sequence)) + [1] * len(sequence) for sequence in sequences]
     attention = torch.tensor(mask, device=device)
     positions = (attention.cumsum(-1) - 1).clamp(min=0)
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": attention, "position_ids": positions}
@@ -209,11 +208,11 @@ def generate(
     ends = {config.pad_token_id, *_as_list(config.eos_token_id)}
     for first in range(0, len(conversations), batch):
         part = conversations[first : first + batch]
-        prompts = [render(tokenizer, one) for one in part]
+        prompts = [render(tokenizer, conversation) for conversation in part]
         inputs = pad([_ids(tokenizer, prompt) for prompt in prompts], filler(tokenizer), model.device)
         del inputs["position_ids"]  # generate keeps its own
         width, began = inputs["input_ids"].shape[1], time.monotonic()
-        watch = _watch(partial(_pass_on, on_token, first, width))
+        watch = _watch(on_token, first, width)
         with torch.inference_mode(), memory("Generating", "Give a smaller batch or max_new_tokens."):
             rows = model.generate(**inputs, generation_config=config, stopping_criteria=[watch])
         seconds = (time.monotonic() - began) / len(part)
@@ -226,18 +225,14 @@ def _as_list(ids: Any) -> list[Any]:
     return list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
-def _pass_on(on_token: Callable[[int, int], None], done: int, width: int, length: int) -> None:
-    on_token(done, length - width)
-
-
-def _watch(on_token: Callable[[int], None]) -> Any:
-    """A stopping criterion that never stops and tells how long the sequences are."""
+def _watch(on_token: Callable[[int, int], None], done: int, width: int) -> Any:
+    """A stopping criterion that never stops and tells how many tokens stand behind prompts of `width` tokens."""
     import torch
     from transformers import StoppingCriteria
 
     class Watch(StoppingCriteria):  # type: ignore[misc]
         def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
-            on_token(input_ids.shape[1])
+            on_token(done, input_ids.shape[1] - width)
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     return Watch()

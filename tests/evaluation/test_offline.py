@@ -26,7 +26,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def run(path: Path, request: dict[str, Any], **options: Any) -> dict[str, Any]:
         noted.append(request)
-        return {"replies": [[(one.first_reply(), one.second_reply(), 0.5) for one in ASKED] for _ in request["temperatures"]]}
+        return {"replies": [[[one.first_reply(), one.second_reply(), 0.5, 0] for one in ASKED] for _ in request["task"]["temperatures"]]}
 
     monkeypatch.setattr(launch, "run", run)
     return noted
@@ -35,17 +35,17 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_a_dialogue_is_what_a_server_would_be_sent(model: Path, requests: list[dict[str, Any]]) -> None:
     answers = offline.replies(model, ASKED)
     assert answers[0] == scores.OfflineReply(ASKED[0].first_reply(), ASKED[0].second_reply(), 0.5)
-    for incident, dialogue in zip(ASKED, requests[0]["dialogues"], strict=True):
+    for incident, dialogue in zip(ASKED, requests[0]["task"]["dialogues"], strict=True):
         sent = [*dialogue["messages"], {"role": "assistant", "content": "so"}, {"role": "user", "content": dialogue["second"]}]
         assert sent == incident.messages("so")
-    assert requests[0]["max_new_tokens"] == windows.reply_tokens(model)
-    assert (requests[0]["adapter"], requests[0]["temperatures"]) == ("", [0.0])
+    assert requests[0]["task"]["max_new_tokens"] == windows.reply_tokens(model)
+    assert (requests[0]["adapter"], requests[0]["task"]["temperatures"]) == ("", (0.0,))
 
 
 def test_the_score_is_that_of_the_same_texts(model: Path, requests: list[dict[str, Any]]) -> None:
     score = offline.score(model, ASKED, temperature=0.7, max_new_tokens=9)
     assert (score.hit_rate, score.compliance, score.label) == (1, 1, "tiny, offline")
-    assert (requests[0]["temperatures"], requests[0]["max_new_tokens"]) == ([0.7], 9)
+    assert (requests[0]["task"]["temperatures"], requests[0]["task"]["max_new_tokens"]) == ((0.7,), 9)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from labkit.common.errors import LabError, NoSpace, SettingError, VerificationError
-from labkit.lora import merging
+from labkit.lora import drafts, merging
 from labkit.lora.merging import merge
 from labkit.models import random_weights
 from labkit.models.headers import INDEX, Tensor, Weights
@@ -137,16 +137,16 @@ def test_the_folder_is_complete_and_says_where_it_comes_from(model: tuple[Path, 
 
 KILLED = """
 import os, sys
-from labkit.lora import merge, merging
+from labkit.lora import drafts, merge
 
-take_down = merging._Job._take_down
+add = drafts.Draft.add
 
-def die(self, event):
-    take_down(self, event)
+def die(self, shard, changed):
+    add(self, shard, changed)
     if len(self.shards) == 2:
         os.kill(os.getpid(), 9)
 
-merging._Job._take_down = die
+drafts.Draft.add = die
 merge(*sys.argv[1:])
 """
 
@@ -157,7 +157,7 @@ def test_a_killed_merge_looks_like_none_and_goes_on(model: tuple[Path, Path], tm
     done = subprocess.run([sys.executable, "-c", KILLED, str(base), str(adapter), str(out)], cwd=Path(__file__).parents[2])
     assert done.returncode == -9
     assert not out.exists() and not (draft / "config.json").exists() and not (draft / INDEX).exists()
-    kept = json.loads((draft / merging.JOURNAL).read_text())["shards"]
+    kept = json.loads((draft / drafts.JOURNAL).read_text())["shards"]
     inodes = {name: (draft / name).stat().st_ino for name in kept}
     merged = merge(base, adapter, out)
     assert merged.resumed == 2 and not draft.exists()
@@ -239,9 +239,9 @@ def test_a_disk_that_fills_up_leaves_whole_shards_for_the_next_call(model: tuple
     with pytest.raises(NoSpace, match="full"):
         merge(base, adapter, small_disk / "out")
     draft = small_disk / "out.merging"
-    kept = json.loads((draft / merging.JOURNAL).read_text())["shards"] if draft.exists() else {}
+    kept = json.loads((draft / drafts.JOURNAL).read_text())["shards"] if draft.exists() else {}
     assert not (small_disk / "out").exists()
-    assert {path.name for path in draft.iterdir()} - {merging.JOURNAL} == set(kept) if kept else not draft.exists()
+    assert {path.name for path in draft.iterdir()} - {drafts.JOURNAL} == set(kept) if kept else not draft.exists()
     subprocess.run(["mount", "-o", "remount,nr_inodes=100", str(small_disk)], check=True)
     assert merge(base, adapter, small_disk / "out").resumed == len(kept)
 

@@ -171,9 +171,10 @@ def test_a_base_is_known_by_any_of_its_names(base: Path, adapter: Path, name: st
     assert kinds(check(base, adapter)) == []
 
 
-def test_a_file_that_cannot_be_read_is_named(base: Path, adapter: Path) -> None:
-    (adapter / "tokenizer_config.json").write_text("{")
-    with pytest.raises(LabError, match="tokenizer_config.json cannot be read"):
+@pytest.mark.parametrize(("content", "said"), [("{", "cannot be read"), ("[]", "holds no JSON object")])
+def test_a_file_that_is_no_json_object_is_named(base: Path, adapter: Path, content: str, said: str) -> None:
+    (adapter / "tokenizer_config.json").write_text(content)
+    with pytest.raises(LabError, match=f"tokenizer_config.json {said}"):
         check(base, adapter)
 
 

@@ -1,6 +1,10 @@
-"""A comparison's verdict and words, from numbers; what is refused before a worker starts. No torch here."""
+"""A proof's verdict and words, from numbers; what is asked of the worker, what is refused before it starts. No torch here."""
 
+from __future__ import annotations
+
+import json
 import re
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +13,18 @@ import pytest
 from labkit.common.errors import LabError, SettingError
 from labkit.evaluation import incidents, scores
 from labkit.lora import comparing
-from labkit.lora.proof import Forced, Kind, Proof
+from labkit.lora.proof import Proof
 from labkit.models import course_model
 from labkit.models.profiles import profile
 from labkit.workers import launch
+from labkit.workers.messages import parse
+from labkit.workers.offline_job import OfflineReply
+from labkit.workers.proof_job import Disagreement, Measured, ModuleKind, ProofRequest, ProofResult, TeacherForced
 
 CONVERSATION = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
 
 
-def forced(agreement: float = 1.0, **other: Any) -> Forced:
+def forced(agreement: float = 1.0, **other: Any) -> TeacherForced:
     numbers: dict[str, Any] = {
         "tokens": 1000,
         "agreement": agreement,
@@ -27,12 +34,12 @@ def forced(agreement: float = 1.0, **other: Any) -> Forced:
         "edges": (0.01, 0.1, 1.0),
         "counts": (5, 900, 95, 0),
         "widest_margin": 0.06,
-        "apart": ({"given": "a", "first": "a", "second": "b", "margin": 0.06},) if agreement < 1 else (),
+        "apart": (Disagreement("a", "a", "b", 0.06),) if agreement < 1 else (),
     }
-    return Forced(**{**numbers, **other})
+    return TeacherForced(**{**numbers, **other})
 
 
-def comparison(**other: Any) -> Proof:
+def proof(**other: Any) -> Proof:
     parts: dict[str, Any] = {
         "base": Path("base"),
         "adapter": Path("adapter"),
@@ -40,9 +47,9 @@ def comparison(**other: Any) -> Proof:
         "dtype": "bfloat16",
         "device": "cpu (2 threads)",
         "weights": (
-            Kind("q_proj", 2, 2, 1000, 900, 0.02, 0.5),
-            Kind("v_proj", 2, 1, 1000, 300, 0.01, 0.49),
-            Kind("norm", 3, 0, 400, 0, 0.0, None),
+            ModuleKind("q_proj", 2, 2, 1000, 900, 0.02, 0.5),
+            ModuleKind("v_proj", 2, 1, 1000, 300, 0.01, 0.49),
+            ModuleKind("norm", 3, 0, 400, 0, 0.0, None),
         ),
         "astray": (),
         "forced": forced(),
@@ -55,9 +62,9 @@ def comparison(**other: Any) -> Proof:
 
 
 def test_a_sound_merge_holds_and_says_so_in_the_same_words_for_every_model() -> None:
-    assert comparison()
-    assert comparison().lines() == ["weights: within one rounding", "same first token: at least 99%", "merge: holds"]
-    assert comparison(exact=None, forced=forced(0.993)).lines() == comparison().lines()
+    assert proof()
+    assert proof().lines() == ["weights: within one rounding", "same first token: at least 99%", "merge: holds"]
+    assert proof(exact=None, forced=forced(0.993)).lines() == proof().lines()
 
 
 @pytest.mark.parametrize(
@@ -66,38 +73,38 @@ def test_a_sound_merge_holds_and_says_so_in_the_same_words_for_every_model() -> 
         ({"forced": forced(0.95), "exact": None}, "agrees at 95.00% of the positions only"),
         ({"exact": forced(0.98)}, "agrees at 98.00% of the positions only"),
         ({"astray": ("model.norm.weight",)}, "1 tensors differ .* model.norm.weight"),
-        ({"weights": (Kind("q_proj", 2, 2, 1000, 900, 0.02, 37.0),)}, "37.0 units in the last place"),
+        ({"weights": (ModuleKind("q_proj", 2, 2, 1000, 900, 0.02, 37.0),)}, "37.0 units in the last place"),
     ],
 )
 def test_a_merge_that_did_harm_is_false_and_says_where(change: dict[str, Any], said: str) -> None:
-    harmed = comparison(**change)
+    harmed = proof(**change)
     assert not harmed
     assert re.search(said, harmed.lines()[-1])
 
 
 def test_near_ties_of_the_models_own_type_are_told_and_are_no_fault_of_the_merge() -> None:
-    unsure = comparison(forced=forced(0.95), exact=forced(1.0))
+    unsure = proof(forced=forced(0.95), exact=forced(1.0))
     assert unsure and unsure.lines()[1] == "same first token: 95.00% (100.00% in fp32 arithmetic)"
 
 
 def test_one_unit_is_borne_but_not_called_one_rounding() -> None:
-    one_off = comparison(weights=(Kind("q_proj", 2, 2, 1000, 900, 0.02, 1.0),))
+    one_off = proof(weights=(ModuleKind("q_proj", 2, 2, 1000, 900, 0.02, 1.0),))
     assert one_off and one_off.lines()[0] == "weights: within one unit"
 
 
 def test_without_an_exact_sum_the_rounding_is_left_open() -> None:
-    dora = comparison(weights=(Kind("q_proj", 2, 2, 1000, 900, 0.02, None),))
+    dora = proof(weights=(ModuleKind("q_proj", 2, 2, 1000, 900, 0.02, None),))
     assert dora and dora.ulps is None and "not held against" in dora.lines()[0]
     assert "units in the last place" not in dora.explanation()
 
 
 def test_shares_are_of_all_weights() -> None:
-    assert comparison().share_changed == 1200 / 2400
-    assert comparison().ulps == 0.5
+    assert proof().share_changed == 1200 / 2400
+    assert proof().ulps == 0.5
 
 
 def test_the_explanation_names_both_ways_of_rounding_and_its_numbers() -> None:
-    words = comparison(forced=forced(0.995)).explanation()
+    words = proof(forced=forced(0.995)).explanation()
     for part in (
         "in every forward pass",
         "rounded to bfloat16 once",
@@ -107,12 +114,12 @@ def test_the_explanation_names_both_ways_of_rounding_and_its_numbers() -> None:
         "In fp32 arithmetic",
     ):
         assert part in words
-    assert "near ties" not in comparison().explanation()
-    assert "In fp32 arithmetic" not in comparison(exact=None).explanation()
+    assert "near ties" not in proof().explanation()
+    assert "In fp32 arithmetic" not in proof(exact=None).explanation()
 
 
 def test_it_shows_itself() -> None:
-    shown = comparison()
+    shown = proof()
     assert str(shown).splitlines()[1].split() == ["q_proj", "2", "of", "2", "90.0%", "0.02", "0.500"]
     assert "0 of 3" in str(shown)
     assert "50.0% of all weights" in shown._repr_html_()
@@ -121,18 +128,38 @@ def test_it_shows_itself() -> None:
 
 def test_the_tasks_scores_stand_beside_the_weights() -> None:
     asked = incidents.load("validation", 2)
-    right = [scores.OfflineReply(one.first_reply(), one.second_reply()) for one in asked]
+    right = [OfflineReply(one.first_reply(), one.second_reply()) for one in asked]
     rated = tuple(scores.from_replies(f"{way}, temperature 0", asked, right) for way in ("injected", "merged"))
-    shown = comparison(scores=rated)
+    shown = proof(scores=rated)
     assert "injected, temperature 0" in str(shown) and "100.0%" in str(shown)
     assert "JSON compliance" in shown._repr_html_()
-    assert len(shown.figure().png) > len(comparison().figure().png)
+    assert len(shown.figure().png) > len(proof().figure().png)
 
 
-def test_numbers_of_the_worker_are_read_back() -> None:
-    one = forced(0.99)
-    content = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(one).items()}
-    assert Forced.from_json(content) == one
+def test_what_the_worker_answers_becomes_the_proof(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = incidents.load("validation", 2)
+    right = tuple(OfflineReply(one.first_reply(), one.second_reply(), 0.5) for one in asked)
+    wrong = tuple(OfflineReply("", "", 0.5, 9) for _ in asked)
+    shown = proof(forced=forced(0.99))
+    measured = Measured(**{field.name: getattr(shown, field.name) for field in fields(Measured)})
+    result = ProofResult(measured, injected=(right, right), merged=(right, wrong))
+
+    def run(path: Path, request: dict[str, Any], **options: Any) -> dict[str, Any]:
+        sent = parse(ProofRequest, json.loads(json.dumps(request)))
+        assert (sent.base, sent.adapter, sent.merged) == (str(base), str(adapter), str(base))
+        assert sent.conversations == (tuple(CONVERSATION),) and sent.task.temperatures == (0.0, 0.7) and len(sent.task.dialogues) == 2
+        answer: dict[str, Any] = json.loads(json.dumps(asdict(result)))
+        return answer
+
+    monkeypatch.setattr(launch, "run", run)
+    found = comparing.compare(base, adapter, base, [CONVERSATION], incidents=asked)
+    assert (found.weights, found.forced, found.exact) == (shown.weights, shown.forced, shown.exact)
+    assert [(score.label, score.hit_rate) for score in found.scores] == [
+        ("injected, temperature 0", 1),
+        ("merged, temperature 0", 1),
+        ("injected, temperature 0.7", 1),
+        ("merged, temperature 0.7", 0),
+    ]
 
 
 @pytest.fixture(scope="module")
