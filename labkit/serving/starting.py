@@ -83,7 +83,7 @@ class Start:
             return
         while self.folder.guards():
             time.sleep(POLL_SECONDS / 4)
-        self.text += self.follower.new()
+        self.text += self.follower.new(last=True)
         ended = self.folder.exit
         let_go(self.folder)
         raise failure(self.server, Path(self.record.err), self.text, ended)
