@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -48,6 +49,14 @@ def test_the_first_code_cell_holds_literal_parameters(notebook: nbformat.Noteboo
     for statement in ast.parse(first.source).body:
         assert isinstance(statement, ast.Assign | ast.AnnAssign)
         ast.literal_eval(statement.value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_parameter_can_be_set_from_outside(path: Path) -> None:
+    """papermill reads the cell line by line: a line with two equals signs would be no parameter to it."""
+    tree = ast.parse(code_cells(nbformat.read(path, 4))[0].source)
+    targets = [target for line in tree.body for target in (line.targets if isinstance(line, ast.Assign) else [line.target])]  # type: ignore[attr-defined]
+    assert list(papermill.inspect_notebook(path)) == [ast.unparse(target) for target in targets]
 
 
 def test_checks_are_compared_and_have_short_outputs(notebook: nbformat.NotebookNode) -> None:
