@@ -83,6 +83,14 @@ def test_prose_is_english_and_chinese_in_the_same_cell(notebook: nbformat.Notebo
         )
 
 
+def test_it_imports_packages_of_labkit_and_nothing_deeper(notebook: nbformat.NotebookNode) -> None:
+    """A module below a package may move; the names that a package lists stay."""
+    nodes = [node for cell in code_cells(notebook) for node in ast.walk(ast.parse(cell.source))]
+    modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    assert [name for name in modules if name.startswith("labkit.")] == [] and "labkit" in modules
+
+
 def test_nothing_in_it_breaks_nbval(notebook: nbformat.NotebookNode) -> None:
     source = "\n".join(cell.source for cell in code_cells(notebook))
     for forbidden in ("clear_output", "display_id", "widgets.Output", "os.system", "shell=True", "%cd", "!pip"):
