@@ -244,11 +244,12 @@ def _follow(server: Server, *, errors: bool) -> None:
     from .common.logs import Follower
 
     follower = Follower([server.errors if errors else server.log])
-    follower.new()
+    follower.new(last=True)
     while server.alive:
         sys.stdout.write(follower.new())
         sys.stdout.flush()
         time.sleep(0.5)
+    sys.stdout.write(follower.new(last=True))
 
 
 def _server(engine: str, name: str) -> Server:

@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 print("loading", flush=True)
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 if chosen.fail:
-    print(chosen.fail[0], file=sys.stderr, flush=True)
+    print(chosen.fail[0], end="", file=sys.stderr, flush=True)  # as one that is killed amid a line
     sys.exit(int(chosen.fail[1]))
 time.sleep(chosen.slow)
 print("serving", flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from labkit import cli
 from labkit.cli import main
 
 
@@ -74,3 +75,21 @@ def test_an_unknown_name_of_the_package_lists_those_that_exist() -> None:
 
     with pytest.raises(AttributeError, match="serve"):
         labkit.nonsense  # noqa: B018
+
+
+def test_following_a_log_ends_with_the_last_words_of_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Ending:
+        """Alive once, and gone amid a line."""
+
+        log = tmp_path / "out.log"
+        words = ["killed", " was there\nserving\n"]
+
+        @property
+        def alive(self) -> bool:
+            with self.log.open("a") as stream:
+                stream.write(self.words.pop())
+            return bool(self.words)
+
+    Ending.log.write_text("what `logs` showed")
+    cli._follow(Ending(), errors=False)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == " was there\nserving\nkilled\n"

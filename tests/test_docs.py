@@ -6,11 +6,11 @@ import argparse
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
+from labkit_names import misnamed
 
-import labkit
 from labkit.cli import _parser
-from labkit.webui import page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,12 +57,9 @@ def test_every_setting_that_is_named_is_read_somewhere() -> None:
             assert name in sources or (name.startswith("LABKIT_RUNTIME_") and '"LABKIT_RUNTIME_"' in sources), f"{path.name}: {name}"
 
 
-def test_every_function_that_is_named_exists() -> None:
-    for path in DOCUMENTS:
-        spans = CODE.findall(path.read_text(encoding="utf-8"))
-        for dotted in {name for span in spans for name in re.findall(r"\b(?:labkit|webui|page)(?:\.[a-z_]+)+(?=\()", span)}:
-            first, *rest = dotted.split(".")
-            assert exists({"labkit": labkit, "webui": page, "page": page.WebUI}[first], rest), f"{path.name}: {dotted}"
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_what_a_document_names_is_there(path: Path) -> None:
+    assert misnamed(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "notebooks").glob("*.ipynb"))], ids=lambda path: path.name)
@@ -84,10 +81,6 @@ def test_the_clone_is_not_called_as_the_package_or_its_data_home(name: str) -> N
     assert clones and all(made == entered and made not in ("labkit", "labkit-data") for made, entered in clones)
 
 
-def exists(thing: object, names: list[str]) -> bool:
-    """Whether `thing`, a class, the package or one of its modules, has what the names lead to."""
-    for name in names:
-        if not hasattr(thing, name):
-            return False
-        thing = getattr(thing, name)
-    return True
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_what_a_notebook_names_is_there(path: Path) -> None:
+    assert misnamed("\n".join(cell.source for cell in nbformat.read(path, 4).cells)) == []

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 
 class LabError(Exception):
-    """Something the reader can put right. `cause` says what happened, `fix` what to do.
+    """Something the reader can put right. `cause` says what happened, `fix` what to do ("" only where no advice can help).
 
     In a notebook it is shown without a traceback: the two sentences are the message, and the stack of the kit's own
     functions would only hide them. Scripts catch `LabError` or one of its named children.
     """
 
-    def __init__(self, cause: str, fix: str = "") -> None:
+    def __init__(self, cause: str, fix: str) -> None:
         self.cause = cause.strip()
         self.fix = fix.strip()
         super().__init__(self.cause + (f"\nFix: {self.fix}" if self.fix else ""))
@@ -61,9 +61,9 @@ class MemoryHeld(LabError):
 
 
 class StartFailed(LabError):
-    """An engine that exited, or never answered, while starting. `line` is the log line that matters."""
+    """An engine that exited, or never answered, while starting. `line` is the log line that matters, `log` the file with all of them."""
 
-    def __init__(self, cause: str, fix: str = "", *, line: str = "", log: str = "") -> None:
+    def __init__(self, cause: str, fix: str, *, line: str = "", log: str = "") -> None:
         self.line = line
         self.log = log
         parts = [cause] + ([f"Log line: {line}"] if line else []) + ([f"Whole log: {log}"] if log else [])

@@ -1,6 +1,7 @@
-"""Reading what a server writes: new text since last time, its stages, and the one line that says why it died.
+"""Reading what a server or a tool writes: the lines since last time, the last lines, and the one line that says why it died.
 
-Covers: files on disk that grow. Does not cover: what the lines mean; that is data of each engine.
+Covers: files on disk that grow, and the shape of what is known of them (`Stage`, `Explanation`). Does not cover: what the lines
+mean; that is data of each engine (`engines`) and tool (`training`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 ALARM = re.compile(r"\b(ERROR|CRITICAL|[A-Z]\w*(?:Error|Exception)\b|error:)")
 NOISE = re.compile(r"^\s*(warnings\.warn|File \"|Traceback|raise |\^+|During handling|The above exception)|For further information visit")
 PREFIX = re.compile(r"^\(\w+ pid=\d+\)\s*")
+MARK_BYTES = 256
+"""So much of what was read is looked at again, to see whether a file is still the same."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +51,36 @@ class LogVerdict:
 
 
 class Follower:
-    """Reads files as they grow. `new()` returns the text that came since the last call."""
+    """Reads files as they grow, by whole lines; the states of a progress bar, which end in a carriage return, are lines too."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._offsets = dict.fromkeys(paths, 0)
+        self._places = {path: (0, b"") for path in paths}
+        """File -> (bytes read, the last of them). Where these no longer stand, the file was truncated or replaced."""
 
-    def new(self) -> str:
-        return "".join(self._read(path) for path in self._offsets)
+    def new(self, *, last: bool = False) -> str:
+        """The lines that came since the last call, file after file; of a file that was truncated or replaced, all it has now.
 
-    def _read(self, path: Path) -> str:
+        A line that has not ended is kept for a later call, so that no pattern sees half of it. `last`, for a writer that is
+        gone, brings it too, ended.
+        """
+        return "".join(self._lines(path, last) for path in self._places)
+
+    def _lines(self, path: Path, last: bool) -> str:
+        offset, mark = self._places[path]
         try:
             with path.open("rb") as stream:
-                stream.seek(self._offsets[path])
+                stream.seek(offset - len(mark))
                 data = stream.read()
+                if not data.startswith(mark):
+                    stream.seek(0)
+                    offset, mark, data = 0, b"", stream.read()
         except FileNotFoundError:
             return ""
-        self._offsets[path] += len(data)
-        return data.decode(errors="replace")
+        data = data.removeprefix(mark)
+        end = len(data) if last else max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        self._places[path] = (offset + end, (mark + data[:end])[-MARK_BYTES:])
+        text = data[:end].decode(errors="replace")
+        return text + "\n" if last and text and text[-1] not in "\r\n" else text
 
 
 def tail(path: Path, lines: int) -> str:

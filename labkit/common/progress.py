@@ -28,8 +28,8 @@ def in_kernel() -> bool:
 class Progress:
     """One bar: `with Progress("Downloading", total=n, unit="B") as bar: bar.update(done, note)`.
 
-    `total` None means unknown. `unit` is "B" for bytes, "s" for seconds, or any word that is counted. It draws at most twice a second and
-    always the last state. On an exception the bar says so and stays.
+    `total` None means unknown. `unit` is "B" for bytes, "s" for seconds, or any word that is counted. It draws at most twice a
+    second and always the last state. On an exception the bar says so and stays.
     """
 
     def __init__(self, title: str, total: float | None = None, unit: str = "s") -> None:
@@ -80,7 +80,7 @@ class Progress:
 
     def _text(self, state: str) -> str:
         elapsed = time.monotonic() - self._started
-        amount = f"{amount_text(self.done, self.unit)}" + (f" of {amount_text(self.total, self.unit)}" if self.total else "")
+        amount = amount_text(self.done, self.unit) + (f" of {amount_text(self.total, self.unit)}" if self.total else "")
         parts = [self.title, amount] + ([f"{elapsed:.0f} s"] if self.unit != "s" else []) + ([self.note] if self.note else [])
         return " · ".join(parts) + {"running": "", "done": " · done", "failed": " · stopped"}[state]
 

@@ -1,13 +1,12 @@
 """Runs the course headless: papermill over the notebooks, executed copies, HTML, one summary for machines.
 
 Covers: one profile, one batch, in order. Does not cover: checking outputs against the committed ones (that is nbval, see
-`testing`). Used by instructors and by newcomers through `./lab run`.
+`course.testing`). Used by instructors and by newcomers through `./lab run`.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common import files
 from ..common.errors import SettingError
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -153,18 +153,16 @@ def _typed(path: Path, given: dict[str, str]) -> dict[str, Any]:
 
 def _parameters(path: Path) -> set[str]:
     """The names that the parameters cell sets."""
-    import nbformat
+    import papermill
 
-    cells = [cell for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
-    assignments = [line for cell in cells for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)]
-    return {target.id for line in assignments for target in line.targets if isinstance(target, ast.Name)}
+    return set(papermill.inspect_notebook(path))
 
 
 def _html(executed: Path) -> None:
     from nbconvert import HTMLExporter
 
     body, _ = HTMLExporter().from_filename(str(executed))
-    executed.with_suffix(".html").write_text(body, encoding="utf-8")
+    files.write_text(executed.with_suffix(".html"), body)
 
 
 def _summarise(folder: Path, outcomes: list[Outcome], profile: str) -> None:
@@ -173,5 +171,5 @@ def _summarise(folder: Path, outcomes: list[Outcome], profile: str) -> None:
         "passed": all(outcome.passed for outcome in outcomes),
         "notebooks": [asdict(outcome) for outcome in outcomes],
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    files.save(folder / "summary.json", summary)
     print(f"executed notebooks, HTML and summary.json: {folder}")

@@ -12,6 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+from ..common.errors import LabError
+from ..machine.packages import install_tools
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ["git-lfs", "chromium", "ssh", *([] if Path("/run/systemd/system").exists() else ["sshd"])]
 """What tests need beside Python packages: installed by apt where that may be done, else those tests say why they skip.
@@ -51,9 +54,6 @@ def _environment() -> dict[str, str]:
 
 
 def _install_tools() -> None:
-    from ..common.errors import LabError
-    from ..machine.packages import install_tools
-
     for name in TOOLS:
         try:
             install_tools([name])

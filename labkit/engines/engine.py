@@ -1,7 +1,7 @@
-"""What the server layer has to know of an engine: data only. The engines themselves are in `engines/`.
+"""What `serving` has to know of an engine, as two dataclasses. Each engine fills them in a module of its own beside this one.
 
-Covers: how to start one, how its log reads, how to tell that it works.
-Does not cover: processes (`server`), environments (`runtimes`), the flags of a particular engine.
+Covers: how to start one, how its log reads, how to tell that it works, how it takes adapters.
+Does not cover: processes (`serving`), Python environments (`runtimes`), how a flag is spelt (`engines.flags`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Adapters:
     loaded: str = ""
     """What its log says of each adapter that was loaded."""
     cpu_slots: int = 0
-    """On CPU: --max-loras where nothing else is said, beside the one that stays empty (`hotloading`); 0: it has no such fault."""
+    """On CPU: --max-loras where nothing else is said, beside the one that stays empty (`serving.hot_adapters`); 0: it has no such fault."""
     gpu_only: bool = False
+    """Whether it serves adapters on a GPU only."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,13 @@ class Engine:
 
     name: str
     title: str
+    """The name as its makers write it."""
     runtime: str
+    """The name of its Python environment (runtimes/engines.toml)."""
     module: tuple[str, ...]
+    """The words after `python -m`; () where the command is made elsewhere."""
     port_variable: str
+    """The environment variable with which a user chooses its port."""
     stages: tuple[Stage, ...]
     explanations: tuple[Explanation, ...]
     key_variable: str = ""
@@ -68,12 +73,16 @@ class Engine:
     adapters: Adapters | None = None
     """None of an engine that serves no model of its own."""
     grace_seconds: float = 20.0
+    """From SIGTERM to SIGKILL."""
     environment: dict[str, str] = field(default_factory=dict)
     cpu_environment: dict[str, str] = field(default_factory=dict)
+    """On CPU, on top of `environment`."""
     flags: dict[str, object] = field(default_factory=dict)
+    """Keywords that every start gets, unless the user says otherwise."""
     cpu_flags: dict[str, object] = field(default_factory=dict)
+    """On CPU, on top of `flags`."""
     small_environment: dict[str, str] = field(default_factory=dict)
-    """On CPU, for a model folder so small that starting costs more than computing (`engines.SMALL_BYTES`)."""
+    """On CPU, for a model folder so small that starting costs more than computing (`servers.SMALL_BYTES`)."""
 
     def stage_at(self, text: str, current: int) -> int:
         """The index of the latest stage that `text` shows to have begun, at least `current`."""
@@ -83,6 +92,6 @@ class Engine:
         return current
 
     def kv_cache_tokens(self, log: str) -> int | None:
-        """Tokens of KV cache as the engine itself reports them, None if the log does not say."""
+        """Tokens that fit in the KV cache as the engine itself reports them, None if the log does not say."""
         match = re.search(self.kv_tokens, log) if self.kv_tokens else None
         return int(match.group(1).replace(",", "")) if match else None

@@ -1,8 +1,20 @@
-"""Keywords to the flags of a command line, and back: what a command line says of a flag. The same for every engine."""
+"""Keywords to the flags of a command line, and back: what a command line says of a flag. The same for every engine.
+
+Not here: which flags an engine has (its own module), which of two engines calls them what (`engines.pairs`). Used by `serving`,
+which starts engines, and by `benchmark`, which wants to know what a running one may do at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+BATCH_LIMITS = ("--max-num-seqs", "--max-running-requests")
+"""How many requests may run at once: vLLM's flag and SGLang's."""
+
+
+def spelt(name: str) -> str:
+    """A keyword as a flag: max_model_len is --max-model-len."""
+    return "--" + name.replace("_", "-")
 
 
 def flags(options: dict[str, object]) -> list[str]:
@@ -13,36 +25,18 @@ def flags(options: dict[str, object]) -> list[str]:
     """
     import json
 
-    words: list[str] = []
+    argv: list[str] = []
     for name, value in options.items():
-        flag = "--" + name.replace("_", "-")
         if value is None or value is False:
             continue
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, dict):
-            words += [flag, json.dumps(value)]
+        argv.append(spelt(name))
+        if isinstance(value, dict):
+            argv.append(json.dumps(value))
         elif isinstance(value, (list, tuple)):
-            words += [flag, *map(str, value)]
-        else:
-            words += [flag, str(value)]
-    return words
-
-
-def as_number(value: object) -> int | None:
-    return int(str(value)) if str(value).isdigit() else None
-
-
-def flag_number(command: Iterable[str], flag: str) -> int | None:
-    """The number behind a flag, the last one where it is given twice; None without one."""
-    words = split_words(command)
-    found = [value for word, value in zip(words, words[1:], strict=False) if word == flag and value.isdigit()]
-    return int(found[-1]) if found else None
-
-
-def spelt(name: str) -> str:
-    """A keyword as a flag."""
-    return "--" + name.replace("_", "-")
+            argv += map(str, value)
+        elif value is not True:
+            argv.append(str(value))
+    return argv
 
 
 def split_words(command: Iterable[str]) -> list[str]:
@@ -50,11 +44,18 @@ def split_words(command: Iterable[str]) -> list[str]:
     return [part for word in command for part in (word.split("=", 1) if word.startswith("--") else [word])]
 
 
-LIMITS = ("--max-num-seqs", "--max-running-requests")
+def as_number(value: object) -> int | None:
+    """`value` as a count, None where it is none."""
+    return int(str(value)) if str(value).isdigit() else None
 
 
-def batch_limit(command: Sequence[str]) -> int | None:
+def flag_number(command: Iterable[str], *names: str) -> int | None:
+    """The number behind a flag of one of `names`, the last one where it is given twice; None without one."""
+    argv = split_words(command)
+    numbers = [as_number(value) for flag, value in zip(argv, argv[1:], strict=False) if flag in names and value.isdigit()]
+    return numbers[-1] if numbers else None
+
+
+def batch_limit(command: Iterable[str]) -> int | None:
     """How many requests may run at once, from a command line; None without the flag."""
-    words = [part for word in command for part in word.split("=", 1)]
-    found = [value for flag, value in zip(words, words[1:], strict=False) if flag in LIMITS and value.isdigit()]
-    return int(found[-1]) if found else None
+    return flag_number(command, *BATCH_LIMITS)

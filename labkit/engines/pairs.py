@@ -1,13 +1,14 @@
 """The same wish in vLLM's words and in SGLang's: flags side by side, with what is not quite the same.
 
 Spelt as keywords of `labkit.serve`. Checked against vLLM 0.32.0 and SGLang 0.5.19 (`--help`). Used by notebook 04, and by
-`serve` to name the right flag before 10 s of importing.
+`serve` to name the right flag before 10 s of importing. Not here: what a flag does in all detail (each engine's own --help).
 """
 
 from __future__ import annotations
 
-import html
 from typing import NamedTuple
+
+from .flags import spelt
 
 
 class Pair(NamedTuple):
@@ -75,16 +76,16 @@ PAIRS = (
 )
 
 
+ALSO_SGLANG = ("tensor_parallel_size", "pipeline_parallel_size")
+"""vLLM's words that SGLang takes as well."""
+
+
 def other_names(engine: str) -> dict[str, str]:
-    """Flags that only the other engine knows -> what `engine` calls them."""
+    """Flags that only the other engine knows -> what `engine` ("vllm" or "sglang") calls them, as keywords."""
     two_words = [pair for pair in PAIRS if pair.vllm and pair.sglang and pair.vllm != pair.sglang]
     if engine == "vllm":
         return {pair.sglang: pair.vllm for pair in two_words}
     return {pair.vllm: pair.sglang for pair in two_words if pair.vllm not in ALSO_SGLANG}
-
-
-ALSO_SGLANG = ("tensor_parallel_size", "pipeline_parallel_size")
-"""vLLM's words that SGLang takes as well."""
 
 
 class FlagTable:
@@ -112,4 +113,4 @@ def flag_table() -> FlagTable:
 
 
 def _flag(name: str) -> str:
-    return html.escape("--" + name.replace("_", "-")) if name else "-"
+    return spelt(name) if name else "-"

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..common.logs import Explanation, Stage
 from .engine import Adapters, Engine
 from .pairs import other_names
-from .shared import SHARED
+from .shared import SHARED, code_of_the_model, too_long, unknown_flag
 
 LOGGING = Path(__file__).with_name("sglang_logging.json")
 
@@ -26,16 +26,8 @@ STAGES = (
 )
 
 EXPLANATIONS = (
-    Explanation(
-        r"unrecognized arguments: (.+)",
-        "SGLang does not know the flag: {0}",
-        "Check the spelling; `<python> -m sglang.launch_server --help` lists every flag.",
-    ),
-    Explanation(
-        r"context_length \((\d+)\) is greater than the derived context_length \((\d+)\)",
-        "The context asked for ({0} tokens) is longer than the one the model was made for ({1}).",
-        "Lower context_length to the model's own length; longer needs RoPE scaling in the model's config.json.",
-    ),
+    unknown_flag("SGLang", "sglang.launch_server --help"),
+    too_long("context_length", ""),
     Explanation(
         r"Not enough memory\. Please try to increase --mem-fraction-static(?:\. Current value: mem_fraction_static=([\d.]+))?",
         "After loading the weights no memory is left for the KV cache (mem_fraction_static {0}).",
@@ -73,11 +65,7 @@ EXPLANATIONS = (
         "enable_lora=True.",
     ),
     *SHARED,
-    Explanation(
-        r"trust_remote_code=True",
-        "The model brings code of its own, which SGLang runs only if told to.",
-        "Read that code; then trust_remote_code=True. It runs with all your rights.",
-    ),
+    code_of_the_model("SGLang"),
     Explanation(
         r"No CUDA GPUs are available|Found no NVIDIA driver|No accelerator \(CUDA|pin_memory=True requires a CUDA",
         "SGLang looked for a GPU and found none.",

@@ -1,6 +1,7 @@
 """Failures that vLLM and SGLang word alike, because the words are argparse's, torch's, huggingface_hub's or the system's.
 
-Each engine puts them behind those that only it has, and before those that a missing GPU or anything else may cause as well.
+Each engine puts `SHARED` behind those that only it has, and before those that a missing GPU or anything else may cause as well.
+The functions are for failures that both have and name each in its own words.
 """
 
 from __future__ import annotations
@@ -46,3 +47,30 @@ SHARED = (
         "./lab ps and `ss -ltnp` show by whom; choose another port.",
     ),
 )
+
+
+def unknown_flag(title: str, help_command: str) -> Explanation:
+    """A flag that argparse does not know."""
+    return Explanation(
+        r"unrecognized arguments: (.+)",
+        f"{title} does not know the flag: {{0}}",
+        f"Check the spelling; `<python> -m {help_command}` lists every flag.",
+    )
+
+
+def too_long(flag: str, derived: str) -> Explanation:
+    """More context than the model was made for. `flag` is the keyword, `derived` a pattern for what stands before the second number."""
+    return Explanation(
+        rf"{flag} \((\d+)\) is greater than the derived {flag} \({derived}(\d+)",
+        "The context asked for ({0} tokens) is longer than the one the model was made for ({1}).",
+        f"Lower {flag} to the model's own length; longer needs RoPE scaling in the model's config.json.",
+    )
+
+
+def code_of_the_model(title: str) -> Explanation:
+    """A model that brings Python of its own."""
+    return Explanation(
+        r"trust_remote_code=True",
+        f"The model brings code of its own, which {title} runs only if told to.",
+        "Read that code; then trust_remote_code=True. It runs with all your rights.",
+    )

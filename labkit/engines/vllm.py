@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..common.logs import Explanation, Stage
 from .engine import Adapters, Engine
 from .pairs import other_names
-from .shared import SHARED
+from .shared import SHARED, code_of_the_model, too_long, unknown_flag
 
 STAGES = (
     Stage("importing vLLM", "", 9, 20),
@@ -23,16 +23,8 @@ STAGES = (
 )
 
 EXPLANATIONS = (
-    Explanation(
-        r"unrecognized arguments: (.+)",
-        "vLLM does not know the flag: {0}",
-        "Check the spelling; `<python> -m vllm.entrypoints.cli.main serve --help=all` lists every flag.",
-    ),
-    Explanation(
-        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=(\d+)",
-        "The context asked for ({0} tokens) is longer than the one the model was made for ({1}).",
-        "Lower max_model_len to the model's own length; longer needs RoPE scaling in the model's config.json.",
-    ),
+    unknown_flag("vLLM", "vllm.entrypoints.cli.main serve --help=all"),
+    too_long("max_model_len", r"\w+="),
     Explanation(
         r"\((\d+)\), \(?([\d.]+) GiB KV cache is needed, which is larger than the available KV cache memory \(([\d.]+) GiB\)"
         r"(?:.*?estimated maximum model length is (\d+))?",
@@ -116,11 +108,7 @@ EXPLANATIONS = (
         "Adapters were given without enable_lora=True, or not as name=folder. {0}",
         "enable_lora=True, lora_modules=['name=folder'].",
     ),
-    Explanation(
-        r"trust_remote_code=True",
-        "The model brings code of its own, which vLLM runs only if told to.",
-        "Read that code; then trust_remote_code=True. It runs with all your rights.",
-    ),
+    code_of_the_model("vLLM"),
     Explanation(
         r"Failed to infer device type|No CUDA GPUs are available|Found no NVIDIA driver",
         "vLLM's GPU build found no GPU.",

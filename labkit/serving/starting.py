@@ -85,7 +85,7 @@ class Start:
         deadline = time.monotonic() + self.engine.grace_seconds + KILL_SECONDS
         while self.folder.guards() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
-        self.text += self.follower.new()
+        self.text += self.follower.new(last=True)
         ended = self.folder.exit
         let_go(self.folder)
         raise failure(self.server, Path(self.record.err), self.text, ended)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -50,6 +51,14 @@ def test_the_first_code_cell_holds_literal_parameters(notebook: nbformat.Noteboo
         ast.literal_eval(statement.value)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_parameter_can_be_set_from_outside(path: Path) -> None:
+    """papermill reads the cell line by line: a line with two equals signs would be no parameter to it."""
+    tree = ast.parse(code_cells(nbformat.read(path, 4))[0].source)
+    targets = [target for line in tree.body for target in (line.targets if isinstance(line, ast.Assign) else [line.target])]  # type: ignore[attr-defined]
+    assert list(papermill.inspect_notebook(path)) == [ast.unparse(target) for target in targets]
+
+
 def test_checks_are_compared_and_have_short_outputs(notebook: nbformat.NotebookNode) -> None:
     checks = [cell for cell in code_cells(notebook) if "check" in kinds(cell)]
     assert checks, "a notebook without a check teaches nothing that a machine could confirm"
@@ -72,6 +81,14 @@ def test_prose_is_english_and_chinese_in_the_same_cell(notebook: nbformat.Notebo
         assert not CHINESE.search(prose.splitlines()[0]) or ENGLISH.search(prose.splitlines()[0]) or "·" in prose.splitlines()[0], (
             f"{cell.id}: English comes first"
         )
+
+
+def test_it_imports_packages_of_labkit_and_nothing_deeper(notebook: nbformat.NotebookNode) -> None:
+    """A module below a package may move; the names that a package lists stay."""
+    nodes = [node for cell in code_cells(notebook) for node in ast.walk(ast.parse(cell.source))]
+    modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    assert [name for name in modules if name.startswith("labkit.")] == [] and "labkit" in modules
 
 
 def test_nothing_in_it_breaks_nbval(notebook: nbformat.NotebookNode) -> None:

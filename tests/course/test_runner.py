@@ -62,8 +62,8 @@ def test_a_failure_stops_and_is_kept(course: Path, tmp_path: Path, capfd: pytest
 
 
 def test_a_parameter_that_no_notebook_has_is_refused(course: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="nmae"):
-        run([], parameters={"nmae": "b"}, out=tmp_path / "out")
+    with pytest.raises(SettingError, match=r"parameter nmae\.\n.*There are: bad, name\."):
+        run([], parameters={"nmae": "b", "name": "b"}, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -10,7 +10,7 @@ from labkit.common.logs import explain
 from labkit.engines import sglang, vllm
 from labkit.engines.shared import SHARED
 
-ENGINES = {kind.name: kind for kind in (vllm.ENGINE, sglang.ENGINE)}
+ENGINES = {engine.name: engine for engine in (vllm.ENGINE, sglang.ENGINE)}
 FAILURES = {
     "main.py serve: error: argument --dtype: invalid choice: 'float8' (choose from 'auto', 'half')": (
         "--dtype cannot be float8",
@@ -57,4 +57,4 @@ def test_every_explanation_is_shown_by_a_failure_above() -> None:
 
 def test_a_driver_that_is_too_old_is_not_taken_for_a_missing_gpu() -> None:
     log = "UserWarning: The NVIDIA driver on your system is too old (found version 12040).\nRuntimeError: No CUDA GPUs are available\n"
-    assert all("too old" in explain(log, kind.explanations).cause for kind in ENGINES.values())
+    assert all("too old" in explain(log, engine.explanations).cause for engine in ENGINES.values())

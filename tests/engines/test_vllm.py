@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from labkit.common.logs import explain
-from labkit.engines.flags import flags
 from labkit.engines.shared import SHARED
 from labkit.engines.vllm import EXPLANATIONS
 
@@ -77,10 +76,3 @@ def test_every_explanation_is_shown_by_a_failure_above_or_is_rare() -> None:
 def test_an_unknown_failure_gives_the_last_alarming_line() -> None:
     log = 'INFO fine\nValueError: something new happened\n  File "x.py", line 3\nnanobind: leaked 3 instances\n'
     assert explain(log, EXPLANATIONS).line == "ValueError: something new happened"
-
-
-def test_flags_are_spelt_as_on_a_command_line() -> None:
-    words = flags(
-        {"max_model_len": 1024, "enable_lora": True, "dtype": None, "quiet": False, "lora_modules": ["a=/x", "b=/y"], "override": {"a": 1}}
-    )
-    assert words == ["--max-model-len", "1024", "--enable-lora", "--lora-modules", "a=/x", "b=/y", "--override", '{"a": 1}']

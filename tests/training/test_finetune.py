@@ -214,7 +214,7 @@ def test_an_output_folder_in_use_is_left_alone(base: Path, tmp_path: Path, no_wo
 def test_a_training_that_fails_leaves_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path, request: dict[str, Any], **options: Any) -> dict[str, Any]:
         (Path(request["draft"]) / "adapter_config.json").write_text("{}")
-        raise LabError("The loss became nan at step 3.")
+        raise LabError("The loss became nan at step 3.", "")
 
     monkeypatch.setattr(launch, "run", fail)
     with pytest.raises(LabError, match="nan"):

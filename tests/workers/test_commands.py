@@ -66,7 +66,7 @@ def test_what_the_listener_raises_ends_the_command(tmp_path: Path) -> None:
 
     def stop(text: str) -> None:
         seen.append(int(text))
-        raise LabError("enough")
+        raise LabError("enough", "")
 
     with pytest.raises(LabError, match="enough"):
         commands.run(tool("import os, time; print(os.getpid(), flush=True); time.sleep(600)"), tmp_path, title="Tool", on_output=stop)
