@@ -82,7 +82,7 @@ class Engine:
     cpu_flags: dict[str, object] = field(default_factory=dict)
     """On CPU, on top of `flags`."""
     small_environment: dict[str, str] = field(default_factory=dict)
-    """On CPU, for a model folder so small that starting costs more than computing (`servers.SMALL_BYTES`)."""
+    """On CPU, for a model folder so small that starting costs more than computing (`serving.launch.SMALL_BYTES`)."""
 
     def stage_at(self, text: str, current: int) -> int:
         """The index of the latest stage that `text` shows to have begun, at least `current`."""

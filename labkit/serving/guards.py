@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,16 +18,12 @@ from ..common.locks import locked
 from ..common.settings import settings
 from ..engines.engine import Engine
 from ..machine import ports
-from . import held_memory, placement
+from . import held_memory, lifelines, placement
 from .process_table import start_ticks
 from .registry import Record, ServerFolder, alive
 from .supervisor import Spec, write_json
 
 LOGS_KEPT = 10
-
-_lifelines: dict[Path, int] = {}
-"""Server folder -> our end of its pipe. It closes with this process, however this process ends."""
-
 
 PROGRAM = (
     f"import sys; sys.path.append({str(Path(__file__).resolve().parents[2])!r}); "
@@ -88,48 +83,27 @@ def _launch(entry: ServerFolder, spec: Spec, owner: str, environment: dict[str, 
     """Start the watcher, in a session of its own; with owner "kernel" it gets one end of a pipe to this process."""
     path = entry.folder / "spec.json"
     write_json(path, asdict(spec))
-    arguments = [sys.executable, "-I", "-c", PROGRAM, str(path)]
-    read_end = write_end = -1
-    if owner == "kernel":
-        read_end, write_end = os.pipe()
-        arguments.append(str(read_end))
+    argv = [sys.executable, "-I", "-c", PROGRAM, str(path)]
+    read_end, write_end = os.pipe() if owner == "kernel" else (None, None)
+    if read_end is not None:
+        argv.append(str(read_end))
     with open(entry.folder / "guards.log", "ab") as log:
         process = subprocess.Popen(
-            arguments,
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=environment,
             start_new_session=True,
-            pass_fds=[read_end] if read_end >= 0 else [],
+            pass_fds=[] if read_end is None else [read_end],
         )
-    if read_end >= 0:
+    if read_end is not None:
         os.close(read_end)
-        let_go(entry)
-        _lifelines[entry.folder] = write_end
-    _children.append(process)
+    lifelines.tie(entry.folder, process, write_end)
     return process.pid
-
-
-_children: list[subprocess.Popen[bytes]] = []
-"""Watchers started here; kept so that Python reaps them when it starts the next process."""
-
-
-def let_go(entry: ServerFolder) -> None:
-    """Close our end of the pipe to the watcher of `entry`, and collect watchers that have ended."""
-    if entry.folder in _lifelines:
-        os.close(_lifelines.pop(entry.folder))
-    for child in _children:
-        child.poll()
 
 
 def _drop_old_logs(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in sorted(folder.glob("*.log"))[: -2 * LOGS_KEPT]:
         old.unlink(missing_ok=True)
-
-
-def signal_process(pid: int, number: int) -> None:
-    """Send a signal to a process that may be gone."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)

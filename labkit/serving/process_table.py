@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,3 +78,9 @@ def describe(pids: Iterable[int]) -> tuple[str, ...]:
     """Each live process of `pids` with the state that it is in: "pid 4711 (state D: uninterruptible, ...)"."""
     rows = [row for pid in pids if (row := process_row(pid))]
     return tuple(f"pid {row.pid} (state {row.state}{': ' + STATES[row.state] if row.state in STATES else ''})" for row in rows)
+
+
+def signal_process(pid: int, number: int) -> None:
+    """Send a signal to a process that may be gone."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -16,7 +16,7 @@ from ..common.errors import NotRunning, StartFailed
 from ..common.progress import Progress
 from ..machine import ports
 from .expectations import expected_seconds, remember
-from .guards import let_go
+from .lifelines import let_go
 from .supervisor import KILL_SECONDS
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Start:
             time.sleep(POLL_SECONDS / 4)
         self.text += self.follower.new(last=True)
         ended = self.folder.exit
-        let_go(self.folder)
+        let_go(self.folder.folder)
         raise failure(self.server, Path(self.record.err), self.text, ended)
 
     def _require_answer(self) -> None:

@@ -16,8 +16,8 @@ from ..common.amounts import GIB
 from ..common.progress import Progress
 from ..machine import gpu
 from . import held_memory
-from .guards import let_go, signal_process
-from .process_table import describe
+from .lifelines import let_go
+from .process_table import describe, signal_process
 from .supervisor import KILL_SECONDS
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def stop(server: Endpoint, folder: ServerFolder, record: Record) -> StopReport:
         shared = held_memory.sharers(record) if baseline else {}
         own = {uuid: used for uuid, used in baseline.items() if uuid not in shared}
         back = held_memory.wait_returned(own, lambda s: bar.update(time.monotonic() - started, "waiting for GPU memory"))
-    let_go(folder)
+    let_go(folder.folder)
     ended, left = folder.exit, folder.processes() + folder.guards()
     return StopReport(
         seconds=round(time.monotonic() - started, 2),

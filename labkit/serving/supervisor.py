@@ -27,13 +27,12 @@ import select
 import signal
 import subprocess
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
 from . import temporary
-from .process_table import descendants, start_ticks
+from .process_table import descendants, signal_process, start_ticks
 
 SET_CHILD_SUBREAPER, SET_PDEATHSIG = 36, 1
 TICK_SECONDS = 1.0
@@ -150,7 +149,7 @@ class Guard:
         while not self.reap(child):
             left = descendants(os.getpid())
             for pid in left:
-                _send(pid, signal.SIGKILL)
+                signal_process(pid, signal.SIGKILL)
             killed.update(left)
             if time.monotonic() > deadline:
                 return len(killed), tuple((pid, start_ticks(pid)) for pid in left)
@@ -194,7 +193,7 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
     started = said = time.monotonic()
     lingering = False
     if guard.child_status is None:
-        _send(engine, signal.SIGTERM)
+        signal_process(engine, signal.SIGTERM)
     guard.lifeline = None  # it may have closed: waiting for it again would return at once
     grace = guard.spec.grace_seconds if reason == "stopped" else HURRY_SECONDS
     deadline = started + grace
@@ -203,7 +202,7 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
             lingering, deadline = True, min(deadline, time.monotonic() + LINGER_SECONDS)
         if guard.child_status is None and time.monotonic() - said > REPEAT_SECONDS:
             said = time.monotonic()
-            _send(engine, signal.SIGTERM)
+            signal_process(engine, signal.SIGTERM)
         guard.wait(SWEEP_SECONDS)
     killed, left = guard.sweep(engine)
     return Exit(guard.child_status, reason, time.time(), round(time.monotonic() - started, 3), killed, left=left)
@@ -223,10 +222,10 @@ def watch(spec: Spec, lifeline: int | None) -> None:
     while guard.child_status is None:
         if guard.wait(TICK_SECONDS):
             guard.lifeline = None
-            _send(keeper, OWNER_GONE)
+            signal_process(keeper, OWNER_GONE)
         if guard.request:
             guard.request = ""
-            _send(keeper, signal.SIGTERM)
+            signal_process(keeper, signal.SIGTERM)
         guard.reap(keeper)
     _conclude(spec, guard, keeper)
 
@@ -278,11 +277,6 @@ def _die_with_parent() -> None:
 def _prctl(option: int, value: int) -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
-
-
-def _send(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def main(arguments: list[str]) -> None:

@@ -261,11 +261,11 @@ def test_process_table_reads_this_process() -> None:
 UNKILLABLE = """
 import os, sys
 from labkit.serving import supervisor
-send = supervisor._send
+send = supervisor.signal_process
 def spare(pid, number):
     if number != supervisor.signal.SIGKILL or b"hanging" not in open(f"/proc/{pid}/cmdline", "rb").read():
         send(pid, number)
-supervisor._send, supervisor.KILL_SECONDS = spare, 0.5
+supervisor.signal_process, supervisor.KILL_SECONDS = spare, 0.5
 supervisor.main(sys.argv[1:])
 """
 """The guards on a machine where SIGKILL has no effect on one worker, as on one that hangs in a driver."""
