@@ -142,7 +142,7 @@ class _Sweeping:
         self.sweep.save(self.file)
         self.done += run.requests
         bar.line(
-            f"concurrency {run.level:4}: {run.output_tokens_per_s:8,.0f} output tokens/s, "
+            f"concurrency {run.concurrency:4}: {run.output_tokens_per_s:8,.0f} output tokens/s, "
             f"TTFT {run.ttft.median:7,.0f} ms, TPOT {run.tpot.median:6.1f} ms, {run.failed} failed"
         )
         if words := known([run]):
@@ -152,7 +152,7 @@ class _Sweeping:
     def _run(self, level: int, result: Mapping[str, Any]) -> Run:
         now = self._read()
         return Run(
-            level=self.load.levels[level],
+            concurrency=self.load.levels[level],
             requests=self.load.counts[level],
             input_len=self.load.input_len,
             output_len=self.load.output_len,

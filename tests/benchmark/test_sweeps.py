@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 from stand_in import StandIn
 
 from labkit.benchmark import sweeps
-from labkit.benchmark.results import Latency, Run, Sweep
+from labkit.benchmark.results import Latency, Sweep
 from labkit.benchmark.sweeps import sweep
 from labkit.common.errors import LabError, NotRunning, SettingError
 from labkit.engines import ENGINES, flags
@@ -99,7 +98,7 @@ def test_levels_run_in_order_after_a_warm_up(server: Any, tmp_path: Path, capsys
     assert (warm["num_prompts"], warm["max_concurrency"], warm["random_output_len"]) == (8, 8, 16)
     assert [(one["max_concurrency"], one["num_prompts"]) for one in (first, second)] == [(1, 16), (8, 32)]
     assert first["random_input_len"] == 64 and first["random_output_len"] == 32 and first["ignore_eos"]
-    assert [run.level for run in found.runs] == [1, 8] and marks == ["concurrency 1", "concurrency 8"]
+    assert [run.concurrency for run in found.runs] == [1, 8] and marks == ["concurrency 1", "concurrency 8"]
     assert found.runs[1].ttft == Latency(80.0, 80.0, 80.0, 80.0) and found.failed == 0
     assert found.version == "9.9" and found.prefix_caching is True
     assert "concurrency    8" in capsys.readouterr().out
@@ -194,7 +193,7 @@ def test_a_client_that_fails_is_explained_and_earlier_levels_are_kept(server: An
     with pytest.raises(LabError, match="RuntimeError: the client gave up") as caught:
         sweep(server, (1, 2, 4))
     (saved,) = [path for path in (Path(os.environ["LABKIT_HOME"]) / "logs" / "bench").glob("*.json")]
-    assert [run.level for run in Sweep.load(saved).runs] == [1]
+    assert [run.concurrency for run in Sweep.load(saved).runs] == [1]
     assert str(saved) in str(caught.value) and ".err.log" in caught.value.fix
 
 
@@ -256,19 +255,3 @@ def test_an_engine_without_a_client_and_a_silent_server_are_refused(server: Any)
 )
 def test_the_servers_limit_is_read_from_its_command(command: list[str], expected: int | None) -> None:
     assert flags.batch_limit(command) == expected
-
-
-def test_tables_say_what_was_measured() -> None:
-    latency = Latency(20.0, 19.0, 30.0, 40.0)
-    run = Run(4, 16, 64, 32, 1.0, 16.0, 1234.0, 1500.0, latency, latency, latency, 0, 1, 4, None)
-    found = Sweep("vLLM", "0.32.0", "tiny", "1 x H200", False, "now", runs=[run, replace(run, level=8, requests=32)])
-    caption = "n = 16 to 32 requests per level, 64 tokens in, 32 out, concurrency 4 to 8, prefix caching off"
-    for text in (str(found), found._repr_html_()):
-        assert "1,234" in text and caption in text and "vLLM 0.32.0, tiny, 1 x H200" in text
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"runs": [{}]}'])
-def test_a_file_of_another_kind_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(LabError, match="no sweep"):
-        Sweep.load(tmp_path / "x.json")
