@@ -169,10 +169,6 @@ def known(runs: Sequence[Run]) -> str:
     return f"; the prefix cache knew up to {most:.0%} of the prompts (they had been sent before): measure anew with another seed"
 
 
-def latency_of(result: Mapping[str, Any], name: str) -> Latency:
-    return Latency(*(result[f"{kind}_{name}_ms"] for kind in ("mean", "median", "p95", "p99")))
-
-
 def percentiles(latencies: Sequence[Latency], *names: str) -> list[list[float]]:
     """Milliseconds by percentile ("median", "p95", "p99"), each a list over the levels."""
     return [[getattr(latency, name) for latency in latencies] for name in names]
