@@ -73,33 +73,12 @@ class Measured:
         return cls(**{**content, "sweep": Sweep.from_json(content["sweep"]), "stages": stages})
 
 
-def measure(
-    server: StartedEndpoint,
-    levels: Sequence[int],
-    *,
-    input_len: int = 512,
-    output_len: int = 128,
-    requests: int | Sequence[int] | None = None,
-    spread: float = 0.0,
-    seed: int | None = None,
-    model: str | None = None,
-    on_level: Callable[[str], None] | None = None,
-) -> Measured:
-    """Load `server` (or its adapter `model`) as `sweep` does, with its arguments, and note how it started and what it holds.
+def measure(server: StartedEndpoint, levels: Sequence[int], **options: Any) -> Measured:
+    """Load `server` as `sweep` does, which takes `options`, and note how it started and what it holds.
 
     Also saved beside the sweep's own file. Raises what `sweep` raises.
     """
-    sweep = sweeps.sweep(
-        server,
-        levels,
-        input_len=input_len,
-        output_len=output_len,
-        requests=requests,
-        spread=spread,
-        seed=seed,
-        model=model,
-        on_level=on_level,
-    )
+    sweep = sweeps.sweep(server, levels, **options)
     measured = Measured(sweep, round(server.ready_seconds, 1), tuple(server.stages), _held(server), server.kv_cache_tokens)
     measured.save(Path(sweep.file).with_suffix(".measured.json"))
     return measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from stand_in import StandIn
 
 from labkit.benchmark import sweeps
-from labkit.benchmark.comparison import Measured, compare
+from labkit.benchmark.comparison import Measured, compare, measure
 from labkit.benchmark.results import Latency, Run, Sweep
 from labkit.common.errors import LabError, SettingError
 from labkit.engines import ENGINES
+from labkit.machine import gpu
 from labkit.telemetry.metrics import Metrics
 
 GIB = 2**30
@@ -117,6 +119,19 @@ def test_of_many_short_stages_only_the_bars_are_drawn() -> None:
     *panels, starts = drawn.panels(compare(one, measured("SGLang", 2.0, levels=(8,))).figure())
     assert [drawn.points(axes)[0][0] for axes in panels] == [8, 8, 8]
     assert len(starts.containers) == 12 and not [note for note in drawn.notes(starts) if note.startswith("stage")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_measuring_adds_start_and_memory_to_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    sweep, seen = replace(measured("vLLM", 1.0).sweep, file=str(tmp_path / "one.json")), []
+    monkeypatch.setattr(sweeps, "sweep", lambda *words, **options: seen.append((words[1:], options)) or sweep)
+    monkeypatch.setattr(gpu, "memory_used", lambda: [3 * GIB, 4 * GIB])
+    server = StandIn(device=device, pids=[os.getpid()], ready_seconds=12.34, stages=[("importing", 10.0)], memory_baseline=[GIB, GIB])
+    result = measure(server, (1, 4), input_len=64, model="one")
+    assert seen == [(((1, 4),), {"input_len": 64, "model": "one"})] and result.sweep is sweep
+    assert (result.start_seconds, result.stages, result.kv_tokens) == (12.3, (("importing", 10.0),), None)
+    assert result.memory_bytes == 5 * GIB if device == "gpu" else 0 < result.memory_bytes < 5 * GIB
+    assert Measured.load(tmp_path / "one.measured.json") == result
 
 
 def test_a_measurement_is_kept_whole(tmp_path: Path) -> None:
