@@ -209,7 +209,7 @@ def proof_figure(comparison: Proof) -> Picture:
             _draw_scores(panels[2], comparison)
         words = "; ".join(comparison.lines())
         figure.supxlabel(figures.wrapped(comparison.explanation(), 190), fontsize=8, color=figures.QUIET, x=0.01, ha="left")
-        return Picture(figures.as_png(figure), words)
+        return figures.finish(figure, words)
 
 
 def _draw_differences(axes: Axes, comparison: Proof) -> None:

@@ -116,7 +116,7 @@ def loss_figure() -> Picture:
         axes.set_title("loss: nats per token", loc="left", fontsize=10)
         axes.legend(fontsize=8, frameon=False)
         figure.supxlabel(words, fontsize=8, color=figures.QUIET, x=0.01, ha="left")
-        return figures.Picture(figures.as_png(figure), words)
+        return figures.finish(figure, words)
 
 
 def write_texts(folder: Path, shape: Shape, context: int) -> None:

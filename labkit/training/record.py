@@ -71,4 +71,4 @@ def training_figure(training: Training) -> Picture:
         axes.set_title("loss: nats per token of the reply", loc="left", fontsize=10)
         words = str(training)
         figure.supxlabel(figures.wrapped(words, 120), fontsize=8, color=figures.QUIET, x=0.01, ha="left")
-        return Picture(figures.as_png(figure), words)
+        return figures.finish(figure, words)
