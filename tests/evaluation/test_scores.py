@@ -115,8 +115,9 @@ def test_only_scores_of_the_same_incidents_are_compared() -> None:
     other = scores.from_replies("other", asked, [scores.OfflineReply("", "")] * 2)
     with pytest.raises(SettingError, match="same incidents"):
         scores.table(played(0), other)
-    with pytest.raises(SettingError, match="1 replies for 2"):
+    with pytest.raises(SettingError, match="1 replies for 2") as caught:
         scores.from_replies("few", asked, [scores.OfflineReply("", "")])
+    assert scores.OfflineReply.__name__ in caught.value.fix
 
 
 def test_the_seconds_are_what_numpy_says() -> None:
