@@ -25,7 +25,7 @@ from typing import Any
 
 import labkit
 from labkit.benchmark.comparison import Comparison, Measured
-from labkit.benchmark.load import LEAST_REQUESTS, WAVES
+from labkit.benchmark.load import MIN_REQUESTS, WAVES
 
 ENGINES = {"vllm": "max_num_seqs", "sglang": "max_running_requests"}
 LIMIT_PERCENT = 5.0
@@ -90,8 +90,9 @@ def within_one_start(load: Load, rounds: int, uncounted: int) -> list[Comparison
 def say(number: int, comparison: Comparison) -> None:
     for run, other in zip(*(one.sweep.runs for one in comparison.measured), strict=True):
         print(
-            f"round {number}, concurrency {run.level}: vLLM {run.output_tokens_per_s:,.1f} and SGLang {other.output_tokens_per_s:,.1f} "
-            f"output tokens/s, ratio {comparison.ratio(run.level):.3f}, failed {run.failed + other.failed}",
+            f"round {number}, concurrency {run.concurrency}: vLLM {run.output_tokens_per_s:,.1f} and "
+            f"SGLang {other.output_tokens_per_s:,.1f} output tokens/s, "
+            f"ratio {comparison.ratio(run.concurrency):.3f}, failed {run.failed + other.failed}",
             flush=True,
         )
 
@@ -105,11 +106,12 @@ def conclude(comparisons: Sequence[Comparison]) -> None:
     """For each level the ratios, their spread, and that of each engine alone."""
     print(comparisons[0].caption())
     for index, run in enumerate(comparisons[0].measured[0].sweep.runs):
-        ratios = [comparison.ratio(run.level) for comparison in comparisons]
+        ratios = [comparison.ratio(run.concurrency) for comparison in comparisons]
         alone = [[comparison.measured[engine].sweep.runs[index].output_tokens_per_s for comparison in comparisons] for engine in (0, 1)]
         print(
-            f"concurrency {run.level}: ratios {', '.join(f'{ratio:.3f}' for ratio in ratios)}, median {statistics.median(ratios):.3f}, "
-            f"spread {spread(ratios):.1f} % (at most {LIMIT_PERCENT:.0f} % wanted); alone: vLLM {spread(alone[0]):.1f} %, "
+            f"concurrency {run.concurrency}: ratios {', '.join(f'{ratio:.3f}' for ratio in ratios)}, "
+            f"median {statistics.median(ratios):.3f}, spread {spread(ratios):.1f} % "
+            f"(at most {LIMIT_PERCENT:.0f} % wanted); alone: vLLM {spread(alone[0]):.1f} %, "
             f"SGLang {spread(alone[1]):.1f} %"
         )
 
@@ -128,7 +130,7 @@ def main() -> None:
     chosen = parser.parse_args()
     small = labkit.profile(chosen.profile).name == "tiny"
     levels = chosen.levels or ([1, 4, 8] if small else [1, 16, 64])
-    requests = chosen.requests or [max(LEAST_REQUESTS, WAVES * level) for level in levels]
+    requests = chosen.requests or [max(MIN_REQUESTS, WAVES * level) for level in levels]
     requests = requests * len(levels) if len(requests) == 1 else requests
     if len(requests) != len(levels):
         parser.error(f"--requests takes one number or {len(levels)}, one for each level")

@@ -4,9 +4,9 @@
     sglang = labkit.measure(server, levels)
     labkit.compare(vllm, sglang)               table and figure
 
-Covers: start time by stage, memory held, throughput and latency of one closed load (`bench`). Does not cover: answer quality,
+Covers: start time by stage, memory held, throughput and latency of one closed load (`sweeps`). Does not cover: answer quality,
 other loads, other flags: the result holds for this load, these versions and this machine, which is why the caption names them.
-Used by notebook 04.
+Used by notebooks 04 and 06.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..common import files, tables
 from ..common.amounts import GIB
 from ..common.errors import SettingError
-from ..common.figures import COLOURS, QUIET, Picture, as_png, drawing, new_figure, small_text, wrapped
+from ..common.figures import COLOURS, Picture, caption, drawing, finish, legend, new_figure, small_text, title, wrapped
 from ..machine import gpu
 from . import results, sweeps
 from .panels import concurrency_axis, line, percentile_lines
@@ -73,34 +73,12 @@ class Measured:
         return cls(**{**content, "sweep": Sweep.from_json(content["sweep"]), "stages": stages})
 
 
-def measure(
-    server: StartedEndpoint,
-    levels: Sequence[int],
-    *,
-    input_len: int = 512,
-    output_len: int = 128,
-    requests: int | Sequence[int] | None = None,
-    spread: float = 0.0,
-    seed: int | None = None,
-    model: str | None = None,
-    on_level: Callable[[str], None] | None = None,
-) -> Measured:
-    """Load `server` (or its adapter `model`) as `bench.sweep` does and note how it started and what it holds.
+def measure(server: StartedEndpoint, levels: Sequence[int], **options: Any) -> Measured:
+    """Load `server` as `sweep` does, which takes `options`, and note how it started and what it holds.
 
-    Also saved beside the sweep's own file.
-    Raises what `bench.sweep` raises.
+    Also saved beside the sweep's own file. Raises what `sweep` raises.
     """
-    sweep = sweeps.sweep(
-        server,
-        levels,
-        input_len=input_len,
-        output_len=output_len,
-        requests=requests,
-        spread=spread,
-        seed=seed,
-        model=model,
-        on_level=on_level,
-    )
+    sweep = sweeps.sweep(server, levels, **options)
     measured = Measured(sweep, round(server.ready_seconds, 1), tuple(server.stages), _held(server), server.kv_cache_tokens)
     measured.save(Path(sweep.file).with_suffix(".measured.json"))
     return measured
@@ -147,7 +125,7 @@ class Comparison:
     def caption(self) -> str:
         """What the numbers hold for: without it they say nothing."""
         sweep = self.measured[0].sweep
-        first, levels = sweep.runs[0], [run.level for run in sweep.runs]
+        first, levels = sweep.runs[0], [run.concurrency for run in sweep.runs]
         versions = " and ".join(dict.fromkeys(f"{one.engine} {one.sweep.version}" for one in self.measured))
         models = " and ".join(dict.fromkeys(one.sweep.model for one in self.measured))
         return (
@@ -165,13 +143,11 @@ class Comparison:
 
     def ratio(self, level: int) -> float:
         """Output tokens/s at concurrency `level`: the last engine's divided by the first one's."""
-        first, last = (next(run for run in one.sweep.runs if run.level == level) for one in (self.measured[0], self.measured[-1]))
+        first, last = (next(run for run in one.sweep.runs if run.concurrency == level) for one in (self.measured[0], self.measured[-1]))
         return last.output_tokens_per_s / first.output_tokens_per_s
 
     def figure(self) -> Picture:
-        """Throughput, TTFT, TPOT and start, the engines beside each other (`plots.comparison_figure`)."""
-        pass
-
+        """Throughput, TTFT, TPOT and start, the engines beside each other (`comparison_figure`)."""
         return comparison_figure(self)
 
     def tables(self) -> list[list[list[str]]]:
@@ -182,7 +158,7 @@ class Comparison:
         levels = [["concurrency", heading, *(name for name, _ in LEVEL_COLUMNS)]]
         for runs in zip(*(one.sweep.runs for one in self.measured), strict=True):
             named = zip(self.names(), runs, strict=True)
-            levels += [[str(run.level), name, *(show(run) for _, show in LEVEL_COLUMNS)] for name, run in named]
+            levels += [[str(run.concurrency), name, *(show(run) for _, show in LEVEL_COLUMNS)] for name, run in named]
         return [totals, levels]
 
     def __str__(self) -> str:
@@ -191,8 +167,8 @@ class Comparison:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        caption = f'<p style="font-size:90%">{tables.escaped(self.caption())}</p>'
-        return "".join(tables.as_html(table) for table in self.tables()) + caption
+        totals, levels = self.tables()
+        return tables.as_html(totals) + tables.as_html(levels, self.caption())
 
 
 def _held(server: StartedEndpoint) -> int:
@@ -202,7 +178,7 @@ def _held(server: StartedEndpoint) -> int:
 
 
 def _load(sweep: Sweep) -> tuple[tuple[int, int, int, int, float], ...]:
-    return tuple((run.level, run.requests, run.input_len, run.output_len, run.spread) for run in sweep.runs)
+    return tuple((run.concurrency, run.requests, run.input_len, run.output_len, run.spread) for run in sweep.runs)
 
 
 def _prompts(sweeps: Sequence[Sweep]) -> str:
@@ -221,22 +197,22 @@ def comparison_figure(comparison: Comparison) -> Picture:
         upper, lower = figure.subplots(2, 2)
         for index, one in enumerate(comparison.measured):
             runs, colour = one.sweep.runs, COLOURS[index]
-            levels = [run.level for run in runs]
+            levels = [run.concurrency for run in runs]
             line(upper[0], levels, [run.output_tokens_per_s for run in runs], colour)
             percentile_lines(upper[1], levels, *percentiles([run.ttft for run in runs], *PERCENTILES), colour=colour)
             percentile_lines(lower[0], levels, *percentiles([run.tpot for run in runs], *PERCENTILES), colour=colour)
         upper[0].set_ylim(bottom=0)
-        upper[0].legend(comparison.names(), fontsize=9, frameon=False)
-        for axes, title in (
+        legend(upper[0], labels=comparison.names(), fontsize=9)
+        for axes, text in (
             (upper[0], "throughput: output tokens per second"),
             (upper[1], "TTFT: ms to the first token (line: median, dots: p95, p99)"),
             (lower[0], "TPOT: ms for each further token (line: median, dots: p95, p99)"),
         ):
-            axes.set_title(title, loc="left", fontsize=10)
-            concurrency_axis(axes, [run.level for run in comparison.measured[0].sweep.runs])
+            title(axes, text)
+            concurrency_axis(axes, [run.concurrency for run in comparison.measured[0].sweep.runs])
         _draw_starts(lower[1], comparison)
-        figure.supxlabel(wrapped(comparison.caption(), 190), fontsize=8, color=QUIET, x=0.01, ha="left")
-        return Picture(as_png(figure), comparison.caption())
+        caption(figure, comparison.caption(), 190)
+        return finish(figure, comparison.caption())
 
 
 def _draw_starts(axes: Axes, comparison: Comparison) -> None:
@@ -249,9 +225,9 @@ def _draw_starts(axes: Axes, comparison: Comparison) -> None:
             if seconds > 0.12 * longest:
                 axes.annotate(wrapped(name, 16), (left + seconds / 2, row), ha="center", va="center", fontsize=7, color="black")
             left += seconds
-        total = f"{one.start_seconds:.0f} s, then {one.memory_bytes / GIB:.1f} GiB"
-        axes.annotate(total, (0, row + 0.24), xytext=(2, 2), **small_text("left", "bottom"))
+        whole = f"{one.start_seconds:.0f} s, then {one.memory_bytes / GIB:.1f} GiB"
+        axes.annotate(whole, (0, row + 0.24), xytext=(2, 2), **small_text("left", "bottom"))
     axes.set_yticks(range(len(comparison.measured)), comparison.names())
     axes.set_ylim(-0.5, len(comparison.measured) - 0.3)
     axes.set_xlabel("seconds")
-    axes.set_title("start until the first token, and memory held", loc="left", fontsize=10)
+    title(axes, "start until the first token, and memory held")

@@ -1,4 +1,7 @@
-"""What a benchmark sends: how many requests of which lengths at which concurrency, checked before anything is sent."""
+"""What a benchmark sends: how many requests of which lengths at which concurrency, checked before anything is sent.
+
+Does not cover: sending it (`sweeps`). Used by notebooks 03, 04 and 06 through `sweep` and `measure`.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,22 @@ from dataclasses import dataclass
 
 from ..common.errors import SettingError
 
-LEAST_REQUESTS = 16
+MIN_REQUESTS = 16
 
 WAVES = 4
 """Requests per slot where nothing else is said: fewer, and start and end weigh more than the middle."""
 
 
 def request_counts(levels: Sequence[int], requests: int | Sequence[int] | None) -> list[int]:
-    """Requests of each level."""
+    """Requests of each level: `requests`, one number for all or one for each; by default `WAVES` per slot, `MIN_REQUESTS` at least."""
     if requests is None:
-        return [max(LEAST_REQUESTS, WAVES * level) for level in levels]
+        return [max(MIN_REQUESTS, WAVES * level) for level in levels]
     return [requests] * len(levels) if isinstance(requests, int) else list(requests)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent: `counts` requests at each of `levels`."""
+    """What is sent: `counts` requests at each concurrency of `levels`. Lengths are tokens, `spread` a share of them to either side."""
 
     levels: list[int]
     input_len: int

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..common import figures
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -28,16 +30,18 @@ def percentile_lines(
 def latency_panel(axes: Axes, levels: list[int], median: Sequence[float], p95: Sequence[float], *, colour: str, title: str) -> None:
     """The median as a line with a band up to p95."""
     line(axes, levels, median, colour)
-    axes.fill_between(levels, median, p95, color=colour, alpha=0.15, linewidth=0, label="up to p95")
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.legend(["median", "up to p95"], fontsize=8, frameon=False, loc="upper left")
+    axes.fill_between(levels, median, p95, color=colour, alpha=0.15, linewidth=0)
+    figures.title(axes, title)
+    figures.legend(axes, labels=["median", "up to p95"], loc="upper left")
 
 
 def line(axes: Axes, levels: list[int], values: Sequence[float], colour: str) -> None:
+    """One value for each concurrency, joined."""
     axes.plot(levels, values, color=colour, marker="o", markersize=4, linewidth=1.8)
 
 
 def concurrency_axis(axes: Axes, levels: list[int]) -> None:
+    """A logarithmic x axis with a label at each of `levels` and nowhere else."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(levels, [str(level) for level in levels])
     axes.minorticks_off()

@@ -6,15 +6,14 @@ Does not cover: sending the load (`sweeps`), two results beside each other (`com
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..common import files
-from ..common.figures import COLOURS, QUIET, Picture, as_png, drawing, new_figure, small_text, wrapped
+from ..common import files, tables
+from ..common.figures import COLOURS, QUIET, Picture, caption, drawing, finish, new_figure, small_text, title
 from .panels import concurrency_axis, latency_panel, line
 
 if TYPE_CHECKING:
@@ -37,13 +36,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Run:
-    """One level. Lengths are tokens per request, `duration` seconds, rates per second; `level` is the concurrency asked for.
+    """One level. Lengths are tokens per request, `duration` seconds, rates per second; `concurrency` is what was asked for.
 
     `running` and `waiting` are the most requests that the server itself reported at once during the level, sampled four times
     a second: a short level may miss its peak. None if the server does not say.
     """
 
-    level: int
+    concurrency: int
     requests: int
     input_len: int
     output_len: int
@@ -72,7 +71,7 @@ class Run:
 
 
 COLUMNS: tuple[tuple[str, Callable[[Run], str]], ...] = (
-    ("concurrency", lambda run: str(run.level)),
+    ("concurrency", lambda run: str(run.concurrency)),
     ("requests", lambda run: str(run.requests)),
     ("failed", lambda run: str(run.failed)),
     ("requests/s", lambda run: f"{run.request_rate:.2f}"),
@@ -119,30 +118,26 @@ class Sweep:
         caching = {True: "on", False: "off", None: "not known"}[self.prefix_caching]
         return (
             f"{self.engine} {self.version}, {self.model}, {self.machine}; n = {requests} requests per level, "
-            f"{first.lengths()}, concurrency {span([run.level for run in self.runs])}, "
+            f"{first.lengths()}, concurrency {span([run.concurrency for run in self.runs])}, "
             f"prefix caching {caching}, fresh random prompts per level"
             + (f", at most {self.limit} run at once" if self.limit else "")
             + known(self.runs)
         )
 
+    def rows(self) -> list[list[str]]:
+        """The table as text, heading first."""
+        return [[name for name, _ in COLUMNS], *([show(run) for _, show in COLUMNS] for run in self.runs)]
+
     def __str__(self) -> str:
-        lines = [[name for name, _ in COLUMNS], *([show(run) for _, show in COLUMNS] for run in self.runs)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-        table = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([*table, self.caption()])
+        return f"{tables.plain(self.rows())}\n{self.caption()}"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name, _ in COLUMNS)
-        rows = "".join("<tr>" + "".join(f"<td>{html.escape(show(run))}</td>" for _, show in COLUMNS) + "</tr>" for run in self.runs)
-        caption = f'<caption style="caption-side:bottom;text-align:left">{html.escape(self.caption())}</caption>'
-        return f"<table>{caption}<tr>{head}</tr>{rows}</table>"
+        return tables.as_html(self.rows(), self.caption())
 
-    def figure(self) -> Any:
-        """Throughput and latency against concurrency (`plots.sweep_figure`)."""
-        pass
-
+    def figure(self) -> Picture:
+        """Throughput and latency against concurrency (`sweep_figure`)."""
         return sweep_figure(self)
 
     def save(self, path: str | Path) -> Path:
@@ -157,8 +152,13 @@ class Sweep:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The sweep that `save` wrote as `content`. Raises KeyError or TypeError for anything else."""
-        runs = [Run(**run | {name: Latency(**run[name]) for name in ("ttft", "tpot", "itl")}) for run in content["runs"]]
-        return cls(**{**content, "runs": runs})
+        return cls(**{**content, "runs": [_run(run) for run in content["runs"]]})
+
+
+def _run(content: Mapping[str, Any]) -> Run:
+    """A level from JSON; files written before there was another load than a closed one call its concurrency "level"."""
+    fields = {"concurrency" if name == "level" else name: value for name, value in content.items()}
+    return Run(**fields | {name: Latency(**fields[name]) for name in ("ttft", "tpot", "itl")})
 
 
 def known(runs: Sequence[Run]) -> str:
@@ -167,10 +167,6 @@ def known(runs: Sequence[Run]) -> str:
     if most < WORTH_SAYING:
         return ""
     return f"; the prefix cache knew up to {most:.0%} of the prompts (they had been sent before): measure anew with another seed"
-
-
-def latency_of(result: Mapping[str, Any], name: str) -> Latency:
-    return Latency(*(result[f"{kind}_{name}_ms"] for kind in ("mean", "median", "p95", "p99")))
 
 
 def percentiles(latencies: Sequence[Latency], *names: str) -> list[list[float]]:
@@ -188,34 +184,23 @@ def sweep_figure(sweep: Sweep) -> Picture:
     with drawing:
         figure = new_figure(11.0, 3.9)
         panels = figure.subplots(1, 3)
-        levels = [run.level for run in sweep.runs]
+        levels = [run.concurrency for run in sweep.runs]
         line(panels[0], levels, [run.output_tokens_per_s for run in sweep.runs], COLOURS[0])
-        panels[0].set_title("throughput: output tokens per second", loc="left", fontsize=10)
-        latency_panel(
-            panels[1],
-            levels,
-            *percentiles([run.ttft for run in sweep.runs], "median", "p95"),
-            colour=COLOURS[1],
-            title="TTFT: ms to the first token",
-        )
-        latency_panel(
-            panels[2],
-            levels,
-            *percentiles([run.tpot for run in sweep.runs], "median", "p95"),
-            colour=COLOURS[2],
-            title="TPOT: ms for each further token",
-        )
+        title(panels[0], "throughput: output tokens per second")
+        ttft, tpot = ([getattr(run, name) for run in sweep.runs] for name in ("ttft", "tpot"))
+        latency_panel(panels[1], levels, *percentiles(ttft, "median", "p95"), colour=COLOURS[1], title="TTFT: ms to the first token")
+        latency_panel(panels[2], levels, *percentiles(tpot, "median", "p95"), colour=COLOURS[2], title="TPOT: ms for each further token")
         for axes in panels:
             concurrency_axis(axes, levels)
             axes.set_ylim(bottom=0)
             _queue_line(axes, sweep)
-        figure.supxlabel(wrapped(sweep.caption(), 170), fontsize=8, color=QUIET, x=0.01, ha="left")
-        return Picture(as_png(figure), sweep.caption())
+        caption(figure, sweep.caption(), 170)
+        return finish(figure, sweep.caption())
 
 
 def _queue_line(axes: Axes, sweep: Sweep) -> None:
     """Where the server's own limit lies, if a level went beyond it."""
-    if sweep.limit and any(run.level > sweep.limit for run in sweep.runs):
+    if sweep.limit and any(run.concurrency > sweep.limit for run in sweep.runs):
         axes.axvline(sweep.limit, color=QUIET, linewidth=1, linestyle="--")
         text = f"--max-num-seqs {sweep.limit}: more wait"
         axes.annotate(

@@ -49,8 +49,8 @@ def curl(server: Endpoint, path: str, body: Mapping[str, Any] | None = None) -> 
     `path` is below the server's address ("/health", "/v1/chat/completions"). The key is read from its file when the line
     runs; the line itself does not hold it. A body with stream=True gets -N, so that curl prints chunks as they come.
     """
-    words = ["curl", "-sS", *(["-N"] if body and body.get("stream") else []), "--noproxy", shlex.quote("*"), shlex.quote(server.url + path)]
-    lines = [" ".join(words), f'-H "Authorization: Bearer $(cat {shlex.quote(str(server.key_file))})"']
+    argv = ["curl", "-sS", *(["-N"] if body and body.get("stream") else []), "--noproxy", shlex.quote("*"), shlex.quote(server.url + path)]
+    lines = [" ".join(argv), f'-H "Authorization: Bearer $(cat {shlex.quote(str(server.key_file))})"']
     if body is not None:
         text = json.dumps(body, ensure_ascii=False).replace("'", "\\u0027")  # JSON's own spelling: no shell has to unquote it
         lines += [f"-H {shlex.quote('Content-Type: application/json')}", f"-d '{text}'"]
@@ -96,41 +96,41 @@ def stream(server: Endpoint, messages: str | Iterable[Message], **options: Any) 
     extra_body={"top_k": 20}). Raises the client's own `openai.APIError` children.
     """
     listed = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-    found, began, shown = Streamed(), time.monotonic(), ""
+    reply, began, shown = Streamed(), time.monotonic(), ""
     request = {"model": server.model, "messages": listed, "stream": True, "stream_options": {"include_usage": True}, **options}
     with client(server) as connection, connection.chat.completions.create(**request) as chunks:
         for chunk in chunks:
-            found.seconds = time.monotonic() - began
+            reply.seconds = time.monotonic() - began
             if chunk.usage:
-                found.tokens = chunk.usage.completion_tokens
+                reply.tokens = chunk.usage.completion_tokens
             for choice in chunk.choices[:1]:
-                shown = _take(found, choice, shown)
+                shown = _take(reply, choice, shown)
     print(flush=True)
-    if not found.reasoning:
-        found.reasoning, found.answer = part(found.answer)
-    return found
+    if not reply.reasoning:
+        reply.reasoning, reply.answer = part(reply.answer)
+    return reply
 
 
-def _take(found: Streamed, choice: Any, shown: str) -> str:
-    """Add one chunk to `found`, print it under its heading, and return the heading that stands now."""
+def _take(reply: Streamed, choice: Any, shown: str) -> str:
+    """Add one chunk to `reply`, print it under its heading, and return the heading that stands now."""
     reasoning = next((piece for name in REASONING_FIELDS if (piece := field_of(choice.delta, name))), "")
     answer = choice.delta.content or ""
-    found.finish = choice.finish_reason or found.finish
+    reply.finish = choice.finish_reason or reply.finish
     for heading, piece in (("reasoning", reasoning), ("answer", answer)):
         if not piece:
             continue
-        found.chunks += 1
-        found.ttft = found.seconds if found.ttft is None else found.ttft
-        if heading == "answer" and found.first_answer is None:
-            found.first_answer = found.seconds
+        reply.chunks += 1
+        reply.ttft = reply.seconds if reply.ttft is None else reply.ttft
+        if heading == "answer" and reply.first_answer is None:
+            reply.first_answer = reply.seconds
         if shown != heading:
             print(f"{chr(10) if shown else ''}[{heading}]", flush=True)
             piece_shown, shown = piece.lstrip(), heading
         else:
             piece_shown = piece
         print(piece_shown, end="", flush=True)
-    found.reasoning += reasoning
-    found.answer += answer
+    reply.reasoning += reasoning
+    reply.answer += answer
     return shown
 
 
@@ -174,12 +174,12 @@ class Conversation:
         `options` are added to this conversation's. An answer that max_tokens cut off joins as far as it came (`Reply.finish` is
         then "length"). Raises the client's `openai.APIError` children; the history is then as before.
         """
-        asked = {"role": "user", "content": question}
+        turn = {"role": "user", "content": question}
         with client(self.server) as connection:
-            request: Any = {"model": self.server.model, "messages": [*self.messages, asked], **self.options, **options}
+            request: Any = {"model": self.server.model, "messages": [*self.messages, turn], **self.options, **options}
             reply = connection.chat.completions.create(**request)
         choice = reply.choices[0]
         reasoning, answer = reasoning_and_answer(choice.message)
-        self.messages += [asked, {"role": "assistant", "content": answer}]
+        self.messages += [turn, {"role": "assistant", "content": answer}]
         used = reply.usage
         return Reply(reasoning, answer, used.prompt_tokens, used.completion_tokens, choice.finish_reason)

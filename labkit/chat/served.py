@@ -38,13 +38,14 @@ class ServedAdapters(tuple[Served, ...]):
 
     @property
     def names(self) -> list[str]:
-        return [one.name for one in self]
+        """In the order in which they were loaded."""
+        return [adapter.name for adapter in self]
 
     def named(self, name: str) -> Served:
         """The one called `name`. Raises `AdapterError` that lists those that are there."""
-        for one in self:
-            if one.name == name:
-                return one
+        for adapter in self:
+            if adapter.name == name:
+                return adapter
         there = ", ".join(self.names) or "none"
         raise AdapterError(f"No adapter {name!r} is loaded; there is: {there}.", f'server.load_adapter("{name}", folder)')
 
@@ -63,8 +64,7 @@ class ServedAdapters(tuple[Served, ...]):
 
 def list_adapters(server: Endpoint) -> ServedAdapters:
     """The adapters that `server` has now, by its own /v1/models. Raises `NotRunning`, `AdapterError` (no such engine)."""
-    calls = adapter_api(server.engine)
-    return _adapters(calls, model_cards(server))
+    return _adapters(adapter_api(server.engine), model_cards(server))
 
 
 def resolve_model_name(server: Endpoint, wanted: str | None = None) -> str:
@@ -85,22 +85,27 @@ def resolve_model_name(server: Endpoint, wanted: str | None = None) -> str:
     return name
 
 
-def _adapters(calls: Adapters, cards: Iterable[Mapping[str, Any]]) -> ServedAdapters:
+def _adapters(api: Adapters, cards: Iterable[Mapping[str, Any]]) -> ServedAdapters:
     return ServedAdapters(
-        Served(card["id"], calls.model.format(base=card["parent"], adapter=card["id"]), card["root"], card["parent"])
+        Served(card["id"], api.model.format(base=card["parent"], adapter=card["id"]), card["root"], card["parent"])
         for card in cards
         if card.get("parent")
     )
 
 
 def model_cards(server: Endpoint) -> list[dict[str, Any]]:
+    """What /v1/models lists: "id" of each, of an adapter "parent" and "root" too, of a model mostly "max_model_len" (tokens).
+
+    Raises `NotRunning`, `AdapterError` for a server that does not say.
+    """
     status, content = ask(server, "GET", "/v1/models")
     if status != 200:
         raise AdapterError(f"{server.engine.title} does not say what it serves: {error_message(content)}", f"Its log: {server.log}.")
     return list(content["data"])
 
 
-def adapter_api(kind: Engine) -> Adapters:
-    if kind.adapters is None:
-        raise AdapterError(f"{kind.title} serves no adapters.", "Attach to the engine behind it.")
-    return kind.adapters
+def adapter_api(engine: Engine) -> Adapters:
+    """How `engine` takes adapters. Raises `AdapterError` for one that serves none."""
+    if engine.adapters is None:
+        raise AdapterError(f"{engine.title} serves no adapters.", "Attach to the engine behind it.")
+    return engine.adapters

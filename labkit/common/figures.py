@@ -3,6 +3,11 @@
 Every figure is a matplotlib `Figure` with the Agg canvas, so that it can be drawn in a background thread and in any process;
 `Picture` is its PNG, which shows itself in a notebook. Text in figures is English: the fonts of a rented machine seldom have
 Chinese letters.
+
+    with drawing:
+        figure = new_figure(11.0, 3.9)
+        ...
+        return finish(figure, words)
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import html
 import io
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +35,14 @@ drawing = threading.Lock()
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure: PNG bytes that show themselves in a notebook, and what they show as words."""
+    """A drawn figure: PNG bytes that show themselves in a notebook, and what they show as words.
+
+    `figure` is what it was drawn from, for whoever wants its axes; None for a picture from elsewhere.
+    """
 
     png: bytes
     words: str
+    figure: Figure | None = field(default=None, repr=False, compare=False)
 
     def _repr_png_(self) -> bytes:
         return self.png
@@ -55,6 +64,7 @@ class Picture:
 
 
 def small_text(across: str, down: str) -> dict[str, Any]:
+    """How a note beside a line is written: options of `Axes.annotate`, with its alignment across and down."""
     return {"textcoords": "offset points", "fontsize": 8, "color": QUIET, "ha": across, "va": down}
 
 
@@ -66,6 +76,26 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def title(axes: Axes, text: str) -> None:
+    """The title of one panel."""
+    axes.set_title(text, loc="left", fontsize=10)
+
+
+def legend(axes: Axes, **options: Any) -> None:
+    """The legend of one panel; `options` are matplotlib's."""
+    axes.legend(**{"fontsize": 8, "frameon": False, **options})
+
+
+def caption(figure: Figure, text: str, width: int) -> None:
+    """What the whole figure holds for, below it, in lines of at most `width` characters."""
+    figure.supxlabel(wrapped(text, width), fontsize=8, color=QUIET, x=0.01, ha="left")
+
+
+def finish(figure: Figure, words: str) -> Picture:
+    """The figure as a picture; `words` say what it shows."""
+    return Picture(as_png(figure), words, figure)
 
 
 def as_png(figure: Figure) -> bytes:

@@ -1,6 +1,6 @@
 """A table of text for both places where a result shows itself: aligned columns in a terminal, HTML in a notebook.
 
-The first row is the heading. Used by the result objects of notebook 06.
+The first row is the heading. Used by everything that measures or compares, in notebooks 03 to 06.
 """
 
 from __future__ import annotations

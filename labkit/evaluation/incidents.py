@@ -12,8 +12,8 @@ Four sentences and lines say it, one more is noise. The incidents are English an
 Splits: "train" and "validation" share wordings and no instance; the wordings of "test" are in neither (incidents.toml).
 The same seed gives the same incidents everywhere. Real incidents are harder: longer, with more than one cause.
 
-Covers: the task and its reference replies. Does not cover: judging (`triage`), the course model's other text (`corpus`).
-Used by notebook 06, `triage`, `offline`, `corpus`. Standard library only: `pretrain` imports it beside torch.
+Covers: the task and its reference replies. Does not cover: judging (`scores`), the course model's other text
+(`training.corpus`). Used by notebook 06. Standard library only: `training.pretrain` imports it beside torch.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     tuned = evaluation.score(server, evaluation.load_incidents("test"), model="triage", label="with adapter")
     evaluation.table(base, tuned)            table, table per root cause, figure
 
-Latency is seconds as the client sees them, at the concurrency of the score: compare like with like.
+Seconds are what the client sees, at the concurrency of the score: compare like with like.
 Does not cover: generating without a server (`offline`), retries. Used by notebook 06.
 """
 
@@ -34,7 +34,7 @@ TIMEOUT_SECONDS = 600.0
 
 def score(
     server: Endpoint,
-    asked: Sequence[Incident],
+    incidents: Sequence[Incident],
     *,
     model: str | None = None,
     temperature: float = 0.0,
@@ -48,31 +48,28 @@ def score(
     (default: `reply_tokens`). A request that fails counts as not compliant, with the reason. Raises before anything is asked:
     `SettingError` (no incidents, an unknown model, numbers that cannot be), `NotRunning` (the server does not answer).
     """
-    if not asked or concurrency < 1 or temperature < 0 or (max_tokens is not None and max_tokens < 1):
+    if not incidents or concurrency < 1 or temperature < 0 or (max_tokens is not None and max_tokens < 1):
         raise SettingError(
-            f"{len(asked)} incidents, concurrency {concurrency}, temperature {temperature:g}, max_tokens {max_tokens}: not possible.",
+            f"{len(incidents)} incidents, concurrency {concurrency}, temperature {temperature:g}, max_tokens {max_tokens}: not possible.",
             'Give incidents such as incidents.load("test"), and positive numbers.',
         )
-    asked_as = served.resolve_model_name(server, model)
-    options = {
-        "model": asked_as,
-        "temperature": temperature,
-        "max_tokens": max_tokens or tokens_in(served_window(server, asked_as)),
-    }
+    served_as = served.resolve_model_name(server, model)
+    limit = max_tokens or tokens_in(served_window(server, served_as))
+    options = {"model": served_as, "temperature": temperature, "max_tokens": limit}
     name = label or model or server.model
     with (
         dialogue.client(server, timeout=TIMEOUT_SECONDS, max_retries=0) as connection,
-        Progress(f"Scoring {name}", len(asked), "incidents") as bar,
+        Progress(f"Scoring {name}", len(incidents), "incidents") as bar,
     ):
-        cases = _play(connection, asked, options, concurrency, bar)
+        cases = _play(connection, incidents, options, concurrency, bar)
     return Score(name, cases, concurrency, temperature)
 
 
 def _play(
-    connection: openai.OpenAI, asked: Sequence[Incident], options: dict[str, Any], concurrency: int, bar: Progress
+    connection: openai.OpenAI, incidents: Sequence[Incident], options: dict[str, Any], concurrency: int, bar: Progress
 ) -> tuple[Case, ...]:
     with ThreadPoolExecutor(concurrency) as pool:
-        waiting = {pool.submit(_case, connection, one, options): number for number, one in enumerate(asked)}
+        waiting = {pool.submit(_case, connection, incident, options): number for number, incident in enumerate(incidents)}
         cases: dict[int, Case] = {}
         try:
             for done in as_completed(waiting):
@@ -80,7 +77,7 @@ def _play(
                 bar.update(len(cases), f"{sum(case.judgement.hit for case in cases.values())} hits")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return tuple(cases[number] for number in range(len(asked)))
+    return tuple(cases[number] for number in range(len(incidents)))
 
 
 def _case(connection: openai.OpenAI, incident: Incident, options: dict[str, Any]) -> Case:

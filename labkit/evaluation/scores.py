@@ -1,11 +1,11 @@
 """What replies to the AIOps task are worth: each judged, the rates of a model, several models side by side.
 
 Hit rate: share of incidents whose root cause is right in a compliant reply. Compliance: share of replies of round two that are,
-after the reasoning, exactly one JSON object that `incidents.SCHEMA` takes; a code fence or a word around it is none, because the
+after the reasoning, exactly one JSON object that `SCHEMA` takes; a code fence or a word around it is none, because the
 program that reads it would fail. The same code scores the course model and an 8B model.
 
 Covers: replies of a server (`online`) and texts from elsewhere (`from_replies`). Does not cover: the quality of round one's prose.
-Used by notebook 06 and `lora.compare`.
+Used by notebook 06, also through `lora.compare`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from ..common import figures, tables
 from ..common.errors import SettingError
 from ..common.figures import Picture, draw_bars
 from ..workers.offline_job import OfflineReply
-from . import incidents
-from .incidents import CAUSES, Incident
+from .incidents import CAUSES, SCHEMA, Incident
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -106,21 +105,21 @@ class Score:
 
     @property
     def latency(self) -> ReplySeconds | None:
-        """Of round two; None without times."""
-        return _latency([case.second_seconds for case in self.cases])
+        """Seconds of round two; None without times."""
+        return _reply_seconds([case.second_seconds for case in self.cases])
 
     @property
     def whole_latency(self) -> ReplySeconds | None:
-        """Of both rounds."""
-        return _latency([case.seconds for case in self.cases])
+        """Seconds of both rounds; None without times."""
+        return _reply_seconds([case.seconds for case in self.cases])
 
     def by_class(self) -> tuple[ClassScore, ...]:
         """One row for each root cause, in the order of `incidents.CAUSES`, without those that did not occur."""
         rows = [(cause, [case.judgement for case in self.cases if case.incident.root_cause == cause]) for cause in CAUSES]
         return tuple(
-            ClassScore(cause, len(found), sum(one.compliant for one in found), sum(one.hit for one in found))
-            for cause, found in rows
-            if found
+            ClassScore(cause, len(judgements), sum(one.compliant for one in judgements), sum(one.hit for one in judgements))
+            for cause, judgements in rows
+            if judgements
         )
 
     def failures(self) -> tuple[Case, ...]:
@@ -149,26 +148,26 @@ def judge(incident: Incident, reply: Any) -> Judgement:
     if not parted.answer:
         return not_compliant("no answer: the reasoning never ended" if parted.reasoning else "no answer")
     try:
-        found = json.loads(parted.answer, object_pairs_hook=_once)
+        given = json.loads(parted.answer, object_pairs_hook=_once)
     except ValueError as error:
         return not_compliant(_describe(parted.answer, error))
-    wrong = next(iter(_validator().iter_errors(found)), None)
+    wrong = next(iter(_validator().iter_errors(given)), None)
     if wrong is not None:
         place = ".".join(str(step) for step in wrong.absolute_path)
         return not_compliant(f"not the schema: {place + ': ' if place else ''}{wrong.message}"[:160])
-    right = {key: found[key] == value for key, value in incident.expected.items()}
-    words = ", ".join(f"{key} is {found[key]}, not {incident.expected[key]}" for key, good in right.items() if not good)
+    right = {key: given[key] == value for key, value in incident.expected.items()}
+    words = ", ".join(f"{key} is {given[key]}, not {incident.expected[key]}" for key, good in right.items() if not good)
     return Judgement(True, right["root_cause"], right["severity"], right["action"], words)
 
 
-def from_replies(label: str, asked: Sequence[Incident], replies: Sequence[OfflineReply]) -> Score:
+def from_replies(label: str, incidents: Sequence[Incident], replies: Sequence[OfflineReply]) -> Score:
     """Judge texts that were made elsewhere, one for each incident, in order.
 
-    The seconds are not taken as latency: those of a batch are no client's. Raises `SettingError` unless there is one for each.
+    Their seconds are not taken over: those of a batch are no client's. Raises `SettingError` unless there is one for each.
     """
-    if not asked or len(asked) != len(replies):
-        raise SettingError(f"{len(replies)} replies for {len(asked)} incidents.", "Give one triage.Reply for each incident.")
-    return Score(label, tuple(_offline_case(one, reply) for one, reply in zip(asked, replies, strict=True)))
+    if not incidents or len(incidents) != len(replies):
+        raise SettingError(f"{len(replies)} replies for {len(incidents)} incidents.", "Give one OfflineReply for each incident.")
+    return Score(label, tuple(_offline_case(one, reply) for one, reply in zip(incidents, replies, strict=True)))
 
 
 def _offline_case(incident: Incident, reply: OfflineReply) -> Case:
@@ -219,10 +218,10 @@ class ScoreTable:
             draw_bars(left, list(rates), [(one.label, [getattr(one, name) for name in rates.values()]) for one in self.scores])
             shares = [(one.label, [row.hits / row.incidents for row in one.by_class()]) for one in self.scores]
             draw_bars(right, [row.root_cause.replace("_", "\n") for row in self.scores[0].by_class()], shares)
-            left.set_title(f"% of {len(self.scores[0].cases)} incidents", loc="left", fontsize=10)
-            right.set_title("hit rate for each root cause, %", loc="left", fontsize=10)
-            left.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
-            return Picture(figures.as_png(figure), "; ".join(map(str, self.scores)))
+            figures.title(left, f"% of {len(self.scores[0].cases)} incidents")
+            figures.title(right, "hit rate for each root cause, %")
+            figures.legend(left, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+            return figures.finish(figure, "; ".join(map(str, self.scores)))
 
     def _row(self, one: Score, timed: bool) -> list[str]:
         row = [one.label, *(f"{rate:.1%}" for rate in (one.hit_rate, one.compliance, one.severity_rate, one.action_rate))]
@@ -242,7 +241,7 @@ class ScoreTable:
         return tables.as_html(self.rows(), self._caption()) + tables.as_html(self.class_rows())
 
 
-def _latency(seconds: Iterable[float | None]) -> ReplySeconds | None:
+def _reply_seconds(seconds: Iterable[float | None]) -> ReplySeconds | None:
     import numpy as np
 
     known = [value for value in seconds if value is not None]
@@ -250,17 +249,18 @@ def _latency(seconds: Iterable[float | None]) -> ReplySeconds | None:
 
 
 def not_compliant(why: str) -> Judgement:
+    """The judgement of a reply that is worth nothing, with the reason."""
     return Judgement(compliant=False, hit=False, why=why)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys are told once each: which of two values a reader takes is anybody's guess."""
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in content:
             raise ValueError(f"the key {key} stands there twice")
-        found[key] = value
-    return found
+        content[key] = value
+    return content
 
 
 def _describe(answer: str, error: ValueError) -> str:
@@ -277,4 +277,4 @@ def _describe(answer: str, error: ValueError) -> str:
 def _validator() -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(incidents.SCHEMA)
+    return Draft202012Validator(SCHEMA)

@@ -1,4 +1,4 @@
-"""How many tokens a reply may take: from the window that a server or a model folder has."""
+"""How many tokens a reply may take: from the window that a server or a model folder has. Used by notebook 06 through `score`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..chat import dialogue
-from ..common.errors import NotRunning, SettingError
+from ..chat import served
+from ..common.errors import SettingError
 
 if TYPE_CHECKING:
     from ..engines.endpoint import Endpoint
@@ -23,25 +23,24 @@ def reply_tokens(model: Endpoint | str | Path) -> int:
     """How many tokens a reply of `model` (a server, or a model folder) may take where nobody says.
 
     256 for a window up to 4,096 tokens, as the course model has; else 4,096, or a quarter of the window if that is less. An
-    R1-style 8B model needs it: cut off while it thinks, it has not answered. Raises `SettingError` for a folder without config.
+    R1-style 8B model needs it: cut off while it thinks, it has not answered. Raises `SettingError` for a folder without config,
+    and what `served_window` raises.
     """
     window = folder_window(Path(model)) if isinstance(model, str | Path) else served_window(model, model.model)
     return tokens_in(window)
 
 
 def served_window(server: Endpoint, model: str) -> int:
-    """Tokens that fit what the server serves as `model`, as it says itself; its own model's where an adapter has no number."""
-    import openai
+    """Tokens that fit what the server serves as `model`, as it says itself; its own model's where an adapter has no number.
 
-    try:
-        with dialogue.client(server, timeout=30, max_retries=0) as connection:
-            listed = {one.id: getattr(one, "max_model_len", None) for one in connection.models.list()}
-    except openai.OpenAIError as error:
-        raise NotRunning(f"{server.url} does not say which models it serves: {error}.", "Start it: labkit.serve, or ./lab ps.") from error
-    return int(listed.get(model) or listed.get(server.model) or SHORT_WINDOW)
+    Raises `NotRunning`, `AdapterError` (it does not say what it serves).
+    """
+    windows = {card["id"]: card.get("max_model_len") for card in served.model_cards(server)}
+    return int(windows.get(model) or windows.get(server.model) or SHORT_WINDOW)
 
 
 def folder_window(folder: Path) -> int:
+    """Tokens that fit the model in `folder`, by its config. Raises `SettingError` for a folder that does not say."""
     try:
         return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -49,4 +48,5 @@ def folder_window(folder: Path) -> int:
 
 
 def tokens_in(window: int) -> int:
+    """Tokens of a reply where `window` tokens fit."""
     return min(SHORT_REPLY if window <= SHORT_WINDOW else LONG_REPLY, max(1, window // SHARE_OF_WINDOW))

@@ -53,8 +53,8 @@ def _apply(rules: tuple[Rule, ...], text: str) -> str:
 def _replaced(rule: Rule, match: re.Match[str]) -> str:
     groups = match.groupdict()
     before, after = groups.get("keep") or "", groups.get("rest") or ""
-    found = match.group()[len(before) : len(match.group()) - len(after)]
-    return f"{before}<{rule.kind}>{after}" if rule.holds(found) else match.group()
+    value = match.group()[len(before) : len(match.group()) - len(after)]
+    return f"{before}<{rule.kind}>{after}" if rule.holds(value) else match.group()
 
 
 def _digits(text: str) -> str:

@@ -1,6 +1,6 @@
 """One server, several tenants: who may use which adapter, and a log of who asked what.
 
-    router = Router(server, {"team-a": "adapter-a", "team-b": None}, audit=path)     None is the base model
+    router = TenantRouter(server, {"team-a": "adapter-a", "team-b": None}, audit=path)     None is the base model
     router.ask("team-a", "Why is the pod restarting?")
     router.audit
 
@@ -89,7 +89,7 @@ class TenantRouter:
     def _adapter(self, tenant: str) -> str | None:
         if tenant not in self.tenants:
             known = ", ".join(self.tenants) or "none"
-            fix = "Give it an entry: Router(server, {tenant: adapter})."
+            fix = "Give it an entry: TenantRouter(server, {tenant: adapter})."
             raise UnknownTenant(f"There is no tenant {tenant!r}; known are: {known}.", fix)
         return self.tenants[tenant]
 

@@ -126,7 +126,7 @@ class Proof(Measured):
             if self.scores:
                 _draw_scores(panels[2], self)
             figure.supxlabel(figures.wrapped(self.explanation(), 190), fontsize=8, color=figures.QUIET, x=0.01, ha="left")
-            return Picture(figures.as_png(figure), "; ".join(self.lines()))
+            return figures.finish(figure, "; ".join(self.lines()))
 
     def _scores(self) -> ScoreTable | None:
         return scores.table(*self.scores) if self.scores else None

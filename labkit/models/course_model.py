@@ -112,7 +112,7 @@ def loss_figure() -> Picture:
         axes.set_title("loss: nats per token", loc="left", fontsize=10)
         axes.legend(fontsize=8, frameon=False)
         figure.supxlabel(caption, fontsize=8, color=figures.QUIET, x=0.01, ha="left")
-        return figures.Picture(figures.as_png(figure), caption)
+        return figures.finish(figure, caption)
 
 
 def write_texts(folder: Path, shape: Shape, context: int) -> None:

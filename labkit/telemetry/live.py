@@ -2,7 +2,7 @@
 
 In a notebook it is one widget, shown once; a background thread replaces the picture in it at most twice a second, so it goes
 on while another cell works, and an executed notebook keeps the last frame. In a terminal it is one line.
-Covers: showing and ending. Does not cover: sampling (`gpu`), drawing (`plots`). Used by notebooks 03 to 05.
+Covers: showing and ending. Does not cover: sampling (`sampler`), drawing (`timeline`). Used by notebooks 03 to 06.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """What a server counts about itself: GET /metrics, read into a small table.
 
 Covers: the requests that run and wait, KV cache use, tokens, mean latencies from sum and count, prefix cache, preemptions;
-the difference between two readings. Does not cover: percentiles (the histograms' buckets are too coarse for them; `bench`
-measures them at the client), storing over time (that is Prometheus itself).
+the difference between two readings. Does not cover: percentiles (the histograms' buckets are too coarse for them;
+`benchmark` measures them at the client), storing over time (that is Prometheus itself).
 The names of an engine's metrics are data: `NAMES`. Checked against vLLM 0.26.0 and 0.32.0 and SGLang 0.5.19.
 Used by notebooks 03 and 04.
 """
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..chat import http
+from ..common import tables
 from ..common.errors import LabError, NotRunning
 
 if TYPE_CHECKING:
@@ -118,13 +118,12 @@ class Metrics:
         ]
 
     def __str__(self) -> str:
-        width = max(len(label) for label, _ in self.rows())
-        return "\n".join([self._caption(), *(f"{label.ljust(width)}  {value.rjust(10)}" for label, value in self.rows())])
+        return f"{self._caption()}\n{tables.plain(self.rows())}"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = "".join(f'<tr><td style="text-align:left">{html.escape(label)}</td><td>{value}</td></tr>' for label, value in self.rows())
+        rows = "".join(f'<tr><td style="text-align:left">{tables.escaped(label)}</td><td>{value}</td></tr>' for label, value in self.rows())
         return f"<table><caption>{self._caption()}</caption>{rows}</table>"
 
     def _caption(self) -> str:

@@ -1,20 +1,19 @@
-"""A recording of memory, power and utilisation over time: what `gpu.Sampler` writes and `plots` draws.
+"""A recording of memory, power and utilisation over time: what a `Sampler` writes and `timeline` draws.
 
 Covers: the samples, minimum/mean/maximum, energy, saving as JSON or CSV and reading back. Does not cover: taking samples.
-Lists of one recording are equally long; a value that the device did not give is None.
+Lists of one recording are equally long; a value that the device did not give is None. Used by notebooks 03 to 06.
 """
 
 from __future__ import annotations
 
 import csv
-import html
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from ..common import files, tables
 from ..common.amounts import GIB
 from ..common.errors import LabError
 
@@ -89,32 +88,26 @@ class Recording:
         area = sum((later - sooner) * (a + b) / 2 for (sooner, a), (later, b) in zip(points, points[1:], strict=False))
         return area, "sampled power x time"
 
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """The summary as text: (device, quantity, least, mean, most); energy stands in the last column."""
-        found = []
+    def rows(self) -> list[tuple[str, ...]]:
+        """The summary as text, heading first; energy stands in the last column."""
+        rows: list[tuple[str, ...]] = [("device", "quantity", "least", "mean", "most")]
         for index, track in enumerate(self.tracks):
             for quantity, (label, _) in QUANTITIES.items():
                 spread = self.spread(quantity, index)
                 if spread:
-                    found.append((track.name, label, f"{spread.least:.1f}", f"{spread.mean:.1f}", f"{spread.most:.1f}"))
+                    rows.append((track.name, label, f"{spread.least:.1f}", f"{spread.mean:.1f}", f"{spread.most:.1f}"))
             energy = self.energy_joules(index)
             if energy:
-                found.append((track.name, f"energy, kJ ({energy[1]})", "", "", f"{energy[0] / 1000:.2f}"))
-        return found
+                rows.append((track.name, f"energy, kJ ({energy[1]})", "", "", f"{energy[0] / 1000:.2f}"))
+        return rows
 
     def __str__(self) -> str:
-        head = ("device", "quantity", "least", "mean", "most")
-        lines = [head, *self.rows()]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([self._caption(), *body])
+        return f"{self._caption()}\n{tables.plain(self.rows())}"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        cells = [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows()]
-        head = "".join(f"<th>{word}</th>" for word in ("device", "quantity", "least", "mean", "most"))
-        return f"<table><caption>{html.escape(self._caption())}</caption><tr>{head}</tr>{''.join(cells)}</table>"
+        return tables.as_html(self.rows(), self._caption())
 
     def _caption(self) -> str:
         length = self.seconds[-1] if self.seconds else 0.0
@@ -128,26 +121,22 @@ class Recording:
         target = Path(path)
         if target.suffix not in (".json", ".csv"):
             raise LabError(f"A recording is saved as .json or .csv, not as {target.name!r}.", "Choose one of the two endings.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
         if target.suffix == ".json":
-            draft.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
-        else:
-            with draft.open("w", newline="", encoding="utf-8") as stream:
-                csv.writer(stream).writerows(self._table())
-        draft.rename(target)
+            return files.write_text(target, json.dumps(asdict(self)) + "\n")
+        with files.beside(target) as draft, draft.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(self._table())
         return target
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote as .json. Raises `LabError` for a file that is none of ours."""
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            tracks = [Track(**track) for track in content.pop("tracks")]
-            marks = [(second, text) for second, text in content.pop("marks")]
-            return cls(**content, tracks=tracks, marks=marks)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LabError(f"{path} is no recording: {error}.", "Give a .json file that Recording.save wrote.") from error
+        return files.load(path, cls.from_json, what="recording", writer="Recording.save")
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The recording that `save` wrote as `content`. Raises KeyError or TypeError for anything else."""
+        tracks = [Track(**track) for track in content["tracks"]]
+        return cls(**{**content, "tracks": tracks, "marks": [(second, text) for second, text in content["marks"]]})
 
     def _table(self) -> list[Sequence[object]]:
         head = ("unix_time", "second", "device", "memory_bytes", "power_watts", "utilisation_percent")

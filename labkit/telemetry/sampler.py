@@ -7,7 +7,7 @@ What the numbers mean
   where it has one, else it is power x time.
 - PCIe throughput is left out on purpose: that one call blocks for 21 ms.
 
-Does not cover: drawing (`timeline`), the live view (`live`). Used by notebooks 03 to 05.
+Does not cover: drawing (`timeline`), the live view (`live`). Used by notebooks 03 to 06.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import psutil
 
 
-MOST_HZ = 5.0
+MAX_HZ = 5.0
 """Power is an average over about a second: more samples would not be more information."""
 
-LEAST_CPU_SECONDS = 0.1
+MIN_CPU_SECONDS = 0.1
 """The kernel counts CPU time in steps of 10 ms: a share of a shorter time would be noise."""
 
 
@@ -43,13 +43,13 @@ class Sampler:
     """
 
     def __init__(self, processes: Callable[[], Sequence[psutil.Process]] | None = None, *, hz: float = 1.0, kind: str = "auto") -> None:
-        if not 0 < hz <= MOST_HZ:
-            raise SettingError(f"A sampler cannot run at {hz} samples per second.", f"Use at most {MOST_HZ:g}; 1 is enough.")
-        found = devices() if kind != "cpu" else []
-        if not found and processes is None:
+        if not 0 < hz <= MAX_HZ:
+            raise SettingError(f"A sampler cannot run at {hz} samples per second.", f"Use at most {MAX_HZ:g}; 1 is enough.")
+        gpus = devices() if kind != "cpu" else []
+        if not gpus and processes is None:
             raise SettingError("There is no GPU here, and no server's processes were given to watch.", "Sampler(server.processes)")
         self.interval = 1 / hz
-        self._source: _Gpus | _Tree = _Gpus(found) if found or processes is None else _Tree(processes)
+        self._source: _Gpus | _Tree = _Gpus(gpus) if gpus or processes is None else _Tree(processes)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._began = time.monotonic()
@@ -74,7 +74,7 @@ class Sampler:
         return self.recording
 
     def mark(self, text: str) -> None:
-        """Note what happens now; the plots show it as a thin line with the text."""
+        """Note what happens now; pictures show it as a thin line with the text."""
         with self._lock:
             self._recording.marks.append((time.monotonic() - self._began, text))
 
@@ -114,23 +114,23 @@ Sample = tuple[float | None, float | None, float | None, float | None]
 class _Gpus:
     """All devices through NVML: memory, power, utilisation and energy of one H200 together take 4 ms."""
 
-    def __init__(self, found: list[Device]) -> None:
-        self.found = found
+    def __init__(self, gpus: list[Device]) -> None:
+        self.gpus = gpus
         self.nvml = load_nvml()
         self.handles = device_handles(self.nvml)
         self.joules = [self._energy(handle) for handle in self.handles]
 
     def recording(self) -> Recording:
-        first = self.found[0]
-        names = f"{len(self.found)} x {first.name}" if len(self.found) > 1 else first.name
+        first = self.gpus[0]
+        names = f"{len(self.gpus)} x {first.name}" if len(self.gpus) > 1 else first.name
         reserve = "without the driver's reserve" if first.memory_call == "v2" else "with the driver's reserve (NVML v1)"
-        tracks = [Track(f"GPU {one.index}", one.total_bytes, one.power_limit_watts) for one in self.found]
+        tracks = [Track(f"GPU {one.index}", one.total_bytes, one.power_limit_watts) for one in self.gpus]
         return Recording("gpu", f"{names}, driver {first.driver}", f"in use, {reserve}", 0.0, tracks)
 
     def sample(self) -> list[Sample]:
-        return [self._one(handle, joules) for handle, joules in zip(self.handles, self.joules, strict=True)]
+        return [self._device(handle, joules) for handle, joules in zip(self.handles, self.joules, strict=True)]
 
-    def _one(self, handle: Any, joules: float | None) -> Sample:
+    def _device(self, handle: Any, joules: float | None) -> Sample:
         total, used, _ = memory_info(self.nvml, handle)
         power = from_thousandths(ask_nvml(self.nvml, self.nvml.nvmlDeviceGetPowerUsage, handle))
         now = None if joules is None else self._energy(handle)
@@ -163,21 +163,21 @@ class _Tree:
         self.cpu, self.at = self._cpu_seconds(), time.monotonic()
         spent = sum(seconds - before.get(process, 0.0) for process, seconds in self.cpu.items())
         elapsed = self.at - then
-        share = min(100.0, 100 * spent / (self.cores * elapsed)) if elapsed >= LEAST_CPU_SECONDS else None
+        share = min(100.0, 100 * spent / (self.cores * elapsed)) if elapsed >= MIN_CPU_SECONDS else None
         memory = sum((_pss(process) if self.proportional else _rss(process)) or 0 for process in self.processes())
         return [(memory, None, share, None)]
 
     def _cpu_seconds(self) -> dict[psutil.Process, float]:
         import psutil
 
-        found = {}
+        seconds = {}
         for process in self.processes():
             try:
                 times = process.cpu_times()
             except psutil.Error:
                 continue
-            found[process] = times.user + times.system
-        return found
+            seconds[process] = times.user + times.system
+        return seconds
 
 
 def _pss(process: psutil.Process) -> int | None:

@@ -1,4 +1,4 @@
-"""A recording drawn over time, and its latest values as a line of words. Used by notebooks 03 to 05 through `live`."""
+"""A recording drawn over time, and its latest values as a line of words. Used by notebooks 03 to 06 through `live`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..common.amounts import GIB
-from ..common.figures import COLOURS, QUIET, Picture, as_png, drawing, new_figure, small_text
+from ..common.figures import COLOURS, QUIET, Picture, drawing, finish, legend, new_figure, small_text
 from .recording import Recording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MOST_POINTS = 600
+MAX_POINTS = 600
+"""Of a line: more than a picture of this width can show."""
 POWER_LABEL = "power, W\n(driver's average)"
-"""The driver samples only part of the time and averages: see `gpu`."""
+"""The driver samples only part of the time and averages: see `sampler`."""
 
 
 def recording_figure(recording: Recording, title: str = "") -> Picture:
@@ -33,7 +34,7 @@ def recording_figure(recording: Recording, title: str = "") -> Picture:
         lower.set_xlim(0, max(recording.seconds[-1] if recording.seconds else 0, 10))
         heading = f"{title}\n{recording.machine}" if title else recording.machine
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        return Picture(as_png(figure), f"{heading}; {_now(recording)}".replace("\n", ": "))
+        return finish(figure, f"{heading}; {_now(recording)}".replace("\n", ": "))
 
 
 def _draw_memory(axes: Axes, recording: Recording) -> None:
@@ -55,7 +56,7 @@ def _draw_memory(axes: Axes, recording: Recording) -> None:
     axes.set_ylabel("memory, GiB")
     axes.annotate(recording.memory_meaning, (0, 1), xycoords="axes fraction", xytext=(4, -2), **small_text("left", "top"))
     if len(recording.tracks) > 1:
-        axes.legend(fontsize=8, frameon=False, loc="center right")
+        legend(axes, loc="center right")
 
 
 def _top(recording: Recording, total: float) -> float:
@@ -88,13 +89,13 @@ def _draw_marks(upper: Axes, lower: Axes, recording: Recording) -> None:
 
 
 def _trace(axes: Axes, seconds: Sequence[float], values: Sequence[float | None], index: int, name: str) -> None:
-    """One device's line, thinned to what a picture can show, with its latest value written at the end."""
-    step = max(1, len(seconds) // MOST_POINTS)
+    """One device's line, thinned to what a picture can show; the first one with its area shaded."""
+    step = max(1, len(seconds) // MAX_POINTS)
     chosen = sorted({*range(0, len(seconds), step), *([len(seconds) - 1] if seconds else [])})
     colour = COLOURS[index % len(COLOURS)]
     xs, ys = [seconds[i] for i in chosen], [float("nan") if values[i] is None else values[i] for i in chosen]
     axes.plot(xs, ys, color=colour, linewidth=1.8, label=name)
-    if len([value for value in ys if value == value]) and index == 0:
+    if index == 0 and any(value is not None for value in values):
         axes.fill_between(xs, 0, ys, color=colour, alpha=0.10, linewidth=0)
 
 

@@ -69,4 +69,4 @@ class Training:
             axes.set_xlabel(f"steps of {self.settings['batch']} conversations")
             axes.set_title("loss: nats per token of the reply", loc="left", fontsize=10)
             figure.supxlabel(figures.wrapped(str(self), 120), fontsize=8, color=figures.QUIET, x=0.01, ha="left")
-            return Picture(figures.as_png(figure), str(self))
+            return figures.finish(figure, str(self))

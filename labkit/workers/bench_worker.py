@@ -1,49 +1,33 @@
-"""Runs `vllm bench serve` once for each level in one process: a script for the engine's own python, not imported by labkit.
+"""Runs `vllm bench serve` once for each level in one process: a worker script for the vLLM environment, run by `benchmark.sweeps`.
 
-Importing vLLM costs about 20 s, measuring a level often less; so one process does them all. Reads from standard input one
-line of JSON: a list of argument lists for `vllm bench serve`. Writes one line of JSON per event to standard output
-("imported", "begin", "result"); what vLLM prints goes to standard error. Ends when standard input closes: its parent is gone.
-Checked against the benchmark client of vLLM 0.26.0 and 0.32.0.
+Importing vLLM costs about 20 s, measuring a level often less; so one process does them all. Events: "imported" (version), "begin"
+(index), "level" (index, result: a `LevelResult`). Checked against the benchmark client of vLLM 0.26.0 and 0.32.0.
 """
 
-import os
-import sys
+from __future__ import annotations
 
-if os.path.samefile(sys.path[0] or ".", os.path.dirname(__file__)):
-    sys.path.pop(0)  # this folder is labkit's: its module names must not hide anybody else's
+from dataclasses import asdict
+from typing import Any
 
-import json
-import threading
+from labkit.workers import side
+from labkit.workers.bench_job import BenchRequest, LevelResult
 
 
-def main() -> None:
-    events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    levels = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
+def work(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the levels of a `BenchRequest`, all arguments read before the first."""
     import vllm
     from vllm.benchmarks import serve
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = FlexibleArgumentParser(prog="vllm bench serve")
     serve.add_cli_args(parser)
-    requests = [parser.parse_args(words) for words in levels]
-    tell(events, event="imported", version=vllm.__version__)
-    for index, request in enumerate(requests):
-        tell(events, event="begin", index=index)
-        result = serve.main(request)
-        tell(events, event="result", index=index, result={name: value for name, value in result.items() if not isinstance(value, list)})
-
-
-def tell(events, **content) -> None:  # type: ignore[no-untyped-def]
-    print(json.dumps(content), file=events, flush=True)
-
-
-def end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
+    levels = [parser.parse_args(argv) for argv in BenchRequest(**request).levels]
+    side.tell("imported", version=vllm.__version__)
+    for index, level in enumerate(levels):
+        side.tell("begin", index=index)
+        side.tell("level", index=index, result=asdict(LevelResult.read(serve.main(level))))
+    return {}
 
 
 if __name__ == "__main__":
-    main()
+    side.answer(work)

@@ -5,8 +5,8 @@
 The notebook kernel never imports torch; what needs it is a script that gets one request, says how far it is, and answers.
 The script's half is `side`. The worker and whatever it forks end with the caller, however that dies.
 
-Covers: starting, progress, lines that stay, errors with cause and fix, the log, the end. Does not cover: servers (`server`),
-the benchmark client (`bench`), making the environment (`runtimes`). Used by notebook 06 through `labkit.lora` and its kin.
+Covers: starting, progress, lines that stay, errors with cause and fix, the log, the end. Does not cover: servers (`serving`),
+making the environment (`runtimes`). Used by notebooks 03 and 04 through `benchmark`, by 06 through `lora`, `training`, `evaluation`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def run(
     unit: str = "s",
     engine: str = "vllm",
     python: Path | None = None,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
     on_event: Callable[[Event], None] | None = None,
     on_tick: Callable[[Progress], None] | None = None,
     tick_seconds: float = POLL_SECONDS,
@@ -60,110 +60,109 @@ def run(
     """Run `script` with `request` in `engine`'s environment and return the fields of its result.
 
     `total` and `unit` are the progress bar's (a worker may correct the total). `python` replaces the environment's, and
-    `environment` is added to this process's. Events that are not the launcher's own go to `on_event`; anything that it
-    raises ends the worker, and so with `on_tick`, which gets the bar every `tick_seconds` while the worker is silent. The worker holds
-    `pass_fds` open, a lock for example. Leaves to the script: what a request holds, and what half-done files mean.
+    `environment` is added to this process's; a value None takes a variable away. Events that are not the launcher's own go to
+    `on_event`; anything that it raises ends the worker, and so with `on_tick`, which gets the bar before the first event and then
+    every `tick_seconds` while the worker is silent. The worker holds `pass_fds` open, a lock for example. Leaves to the script: what
+    a request holds, and what half-done files mean.
 
     Raises the error that the worker told (`LabError` or a named child); for a worker that ended without a word what `on_failure`
     makes of its exit code and log, else `LabError` with the last telling line of the log.
     """
-    job = _Job(script, request, title or script.stem, on_event or (lambda event: None))
-    job.on_tick, job.tick_seconds, job.on_failure, job.pass_fds = on_tick, tick_seconds, on_failure, pass_fds
-    return job.run(
-        str(python or environments.python(engine)),
-        {**os.environ, **settings().cache_environment(), **QUIET, **(environment or {})},
-        total,
-        unit,
-    )
+    name, line = title or script.stem, json.dumps(request, allow_nan=False) + "\n"
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{script.stem}-{os.getpid()}-{time.monotonic_ns() % 10**6}"
+    log = settings().logs / "workers" / f"{stamp}.log"
+    merged = {**os.environ, **settings().cache_environment(), **QUIET, **(environment or {})}
+    argv = [str(python or environments.python(engine)), str(SIDE), str(script)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(name, total, unit) as bar:
+        process = _start(argv, {variable: value for variable, value in merged.items() if value is not None}, log, pass_fds)
+        try:
+            with suppress(BrokenPipeError):  # it ended before it read its request: its log says why
+                process.stdin.write(line)  # type: ignore[union-attr]
+                process.stdin.flush()  # type: ignore[union-attr]
+            result = _listen(process, bar, on_event or (lambda event: None), on_tick or _redraw, tick_seconds)
+        except BaseException:
+            _kill(process)
+            raise
+        finally:
+            _end(process)
+        if result is None:
+            raise on_failure(process.returncode, log) if on_failure else _failure(name, process.returncode, log)
+    return result
 
 
-class _Job:
-    def __init__(self, script: Path, request: Mapping[str, Any], title: str, on_event: Callable[[Event], None]) -> None:
-        self.script, self.request, self.title, self.on_event = script, request, title, on_event
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        self.log = settings().logs / "workers" / f"{stamp}-{script.stem}-{os.getpid()}-{time.monotonic_ns() % 10**6}.log"
-        self.result: Event | None = None
-        self.on_tick: Callable[[Progress], None] | None = None
-        self.tick_seconds = POLL_SECONDS
-        self.on_failure: Callable[[int, Path], LabError] | None = None
-        self.pass_fds: tuple[int, ...] = ()
+def _start(argv: Sequence[str], environment: Mapping[str, str], log: Path, pass_fds: tuple[int, ...]) -> subprocess.Popen[str]:
+    """In a session of its own: Ctrl-C reaches it through us, and its whole group can be ended."""
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=dict(environment),
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
 
-    def run(self, python: str, environment: Mapping[str, str], total: float | None, unit: str) -> Event:
-        words = json.dumps(self.request, allow_nan=False) + "\n"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with Progress(self.title, total, unit) as bar:
-            process = self._start(python, environment)
-            try:
-                with suppress(BrokenPipeError):  # it ended before it read its request: its log says why
-                    process.stdin.write(words)  # type: ignore[union-attr]
-                    process.stdin.flush()  # type: ignore[union-attr]
-                self._listen(process, bar)
-            except BaseException:
-                _kill(process)
-                raise
-            finally:
-                _end(process)
-            if self.result is None:
-                self._fail(process.returncode)
-        return self.result or {}
 
-    def _start(self, python: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-        """In a session of its own: Ctrl-C reaches it through us, and its whole group can be ended."""
-        with self.log.open("wb") as log:
-            return subprocess.Popen(
-                [python, str(SIDE), str(self.script)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env=dict(environment),
-                start_new_session=True,
-                pass_fds=self.pass_fds,
-            )
-
-    def _listen(self, process: subprocess.Popen[str], bar: Progress) -> None:
-        lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_pass_on, args=(process, lines), daemon=True).start()
-        bar.update(0, "starting")
-        while True:
-            try:
-                line = lines.get(timeout=self.tick_seconds)
-            except queue.Empty:
-                if self.on_tick:
-                    self.on_tick(bar)
-                else:
-                    bar.update(bar.done, bar.note)  # the seconds go on
-                if _ended(process):
-                    return  # what it forked may still hold its output open
-                continue
-            if line is None:
-                return
-            self._take(_event(line), bar)
-
-    def _take(self, event: Event, bar: Progress) -> None:
-        kind = event.get("event")
-        if kind == "progress":
-            bar.total = event.get("total", bar.total)
-            bar.update(event["done"], event.get("note", ""))
-        elif kind == "line":
-            bar.line(event["text"])
-        elif kind == "error":
-            raise _error(event)
-        elif kind == "result":
-            self.result = {name: value for name, value in event.items() if name != "event"}
+def _listen(
+    process: subprocess.Popen[str],
+    bar: Progress,
+    on_event: Callable[[Event], None],
+    on_tick: Callable[[Progress], None],
+    tick_seconds: float,
+) -> Event | None:
+    """The worker's result, None if it ended without one; what it says before that goes to the bar and `on_event`."""
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_pass_on, args=(process, lines), daemon=True).start()
+    result = None
+    bar.update(0, "starting")
+    on_tick(bar)
+    while True:
+        try:
+            line = lines.get(timeout=tick_seconds)
+        except queue.Empty:
+            on_tick(bar)
+            if _ended(process):
+                return result  # what it forked may still hold its output open
+            continue
+        if line is None:
+            return result
+        event = _event(line)
+        if event.get("event") == "result":
+            result = {name: value for name, value in event.items() if name != "event"}
         else:
-            self.on_event(event)
+            _take(event, bar, on_event)
 
-    def _fail(self, code: int) -> None:
-        if self.on_failure:
-            raise self.on_failure(code, self.log)
-        line = logs.explain(self.log.read_text(errors="replace"), ()).line
-        if code == -signal.SIGKILL:
-            cause = f"{self.title}: the process was killed, as the system does when memory runs out."
-            raise LabError(cause, f"See what else holds memory: ./lab doctor. The whole log: {self.log}.")
-        raise LabError(f"{self.title} ended with exit code {code}: {line}", f"The whole log: {self.log}.")
+
+def _take(event: Event, bar: Progress, on_event: Callable[[Event], None]) -> None:
+    kind = event.get("event")
+    if kind == "progress":
+        bar.total = event.get("total", bar.total)
+        bar.update(event["done"], event.get("note", ""))
+    elif kind == "line":
+        bar.line(event["text"])
+    elif kind == "error":
+        raise _error(event)
+    else:
+        on_event(event)
+
+
+def _redraw(bar: Progress) -> None:
+    """The seconds go on."""
+    bar.update(bar.done, bar.note)
+
+
+def _failure(title: str, code: int, log: Path) -> LabError:
+    """The error of a worker that ended without a word."""
+    if code == -signal.SIGKILL:
+        cause = f"{title}: the process was killed, as the system does when memory runs out."
+        return LabError(cause, f"See what else holds memory: ./lab doctor. The whole log: {log}.")
+    line = logs.explain(log.read_text(errors="replace"), ()).line
+    return LabError(f"{title} ended with exit code {code}: {line}", f"The whole log: {log}.")
 
 
 def _event(line: str) -> Event:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import drawn
 import pytest
 from stand_in import StandIn
 
 from labkit.benchmark import sweeps
-from labkit.benchmark.comparison import Measured, compare
+from labkit.benchmark.comparison import Measured, compare, measure
 from labkit.benchmark.results import Latency, Run, Sweep
 from labkit.common.errors import LabError, SettingError
 from labkit.engines import ENGINES
+from labkit.machine import gpu
 from labkit.telemetry.metrics import Metrics
 
 GIB = 2**30
@@ -72,9 +75,33 @@ def test_the_caption_says_whether_both_had_the_same_prompts() -> None:
 
 def test_text_html_and_figure_carry_the_caption() -> None:
     shown = compare(measured("vLLM", 1.0), measured("SGLang", 1.5))
-    figure = shown.figure()
-    assert figure.png.startswith(b"\x89PNG") and figure.words == shown.caption()
-    assert shown.caption() in str(shown) and shown.caption() in shown._repr_html_() and repr(shown) == str(shown)
+    picture = shown.figure()
+    assert picture.words == drawn.caption(picture) == shown.caption()
+    assert shown.caption() in str(shown) and repr(shown) == str(shown)
+    assert shown._repr_html_().count("<table>") == 2 and shown._repr_html_().count(shown.caption()) == 1
+
+
+def test_three_panels_show_both_engines_by_concurrency() -> None:
+    throughput, ttft, tpot, _ = drawn.panels(compare(measured("vLLM", 1.0), measured("SGLang", 2.0)).figure())
+    assert drawn.points(throughput, 0) == [(1, 1), (4, 4), (16, 16)] and drawn.points(throughput, 1) == [(1, 2), (4, 8), (16, 32)]
+    assert drawn.legend(throughput) == ["vLLM", "SGLang"] and throughput.get_ylim()[0] == 0
+    assert [drawn.title(axes).partition(":")[0] for axes in (throughput, ttft, tpot)] == ["throughput", "TTFT", "TPOT"]
+    for engine, speed in enumerate((1.0, 2.0)):
+        for line, milliseconds in enumerate((19.0, 30.0, 400.0)):
+            assert drawn.points(ttft, 3 * engine + line) == [(level, milliseconds / speed) for level in (1, 4, 16)]
+    assert [line.get_color() for line in ttft.lines[:3]] != [line.get_color() for line in ttft.lines[3:]]
+    assert ttft.get_yscale() == "log" and ttft.get_ylim() == pytest.approx((9.5 / 1.4, 400 * 1.4))
+    for axes in (throughput, ttft, tpot):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4", "16"]
+
+
+def test_the_starts_are_bars_of_stages_with_time_and_memory() -> None:
+    starts = drawn.panels(compare(measured("vLLM", 1.0), measured("SGLang", 2.0)).figure())[3]
+    bars = [bar for stage in starts.containers for bar in stage]
+    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 20), (20, 10), (0, 40), (40, 20)]
+    assert [label.get_text() for label in starts.get_yticklabels()] == ["vLLM", "SGLang"] and starts.get_xlabel() == "seconds"
+    assert "30 s, then 10.0 GiB" in drawn.notes(starts) and "60 s, then 20.0 GiB" in drawn.notes(starts)
+    assert "loading the\nweights" in drawn.notes(starts)
 
 
 @pytest.mark.parametrize(
@@ -87,14 +114,32 @@ def test_different_loads_are_not_compared(others: tuple[Measured, ...]) -> None:
         compare(measured("vLLM", 1.0), *others)
 
 
-def test_one_level_and_many_stages_are_drawn() -> None:
+def test_of_many_short_stages_only_the_bars_are_drawn() -> None:
     one = replace(measured("vLLM", 1.0, levels=(8,)), stages=tuple((f"stage {number}", 3.0) for number in range(10)))
-    assert compare(one, measured("SGLang", 2.0, levels=(8,))).figure().png
+    *panels, starts = drawn.panels(compare(one, measured("SGLang", 2.0, levels=(8,))).figure())
+    assert [drawn.points(axes)[0][0] for axes in panels] == [8, 8, 8]
+    assert len(starts.containers) == 12 and not [note for note in drawn.notes(starts) if note.startswith("stage")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_measuring_adds_start_and_memory_to_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    sweep, seen = replace(measured("vLLM", 1.0).sweep, file=str(tmp_path / "one.json")), []
+    monkeypatch.setattr(sweeps, "sweep", lambda *words, **options: seen.append((words[1:], options)) or sweep)
+    monkeypatch.setattr(gpu, "memory_used", lambda: [3 * GIB, 4 * GIB])
+    server = StandIn(device=device, pids=[os.getpid()], ready_seconds=12.34, stages=[("importing", 10.0)], memory_baseline=[GIB, GIB])
+    result = measure(server, (1, 4), input_len=64, model="one")
+    assert seen == [(((1, 4),), {"input_len": 64, "model": "one"})] and result.sweep is sweep
+    assert (result.start_seconds, result.stages, result.kv_tokens) == (12.3, (("importing", 10.0),), None)
+    assert result.memory_bytes == 5 * GIB if device == "gpu" else 0 < result.memory_bytes < 5 * GIB
+    assert Measured.load(tmp_path / "one.measured.json") == result
 
 
 def test_a_measurement_is_kept_whole(tmp_path: Path) -> None:
     before = measured("vLLM", 1.0)
-    assert Measured.load(before.save(tmp_path / "deep" / "one.json")) == before
+    path = before.save(tmp_path / "deep" / "one.json")
+    assert Measured.load(path) == before
+    path.write_text(path.read_text().replace('"concurrency"', '"level"'))  # as it was written before
+    assert Measured.load(path) == before
     (tmp_path / "bad.json").write_text('{"stages": []}')
     with pytest.raises(LabError, match="no measurement"):
         Measured.load(tmp_path / "bad.json")

@@ -1,4 +1,4 @@
-"""The sweep with its real driver script, a stand-in for vLLM's benchmark client, and a loopback server with /metrics.
+"""The sweep with its real worker script, a stand-in for vLLM's benchmark client, and a loopback server with /metrics.
 
 The real client runs against a real vLLM in notebook 03, which is a test too (`./lab test notebooks`).
 """
@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -20,11 +19,13 @@ import pytest
 from stand_in import StandIn
 
 from labkit.benchmark import sweeps
-from labkit.benchmark.results import Latency, Run, Sweep
+from labkit.benchmark.results import Latency, Sweep
 from labkit.benchmark.sweeps import sweep
 from labkit.common.errors import LabError, NotRunning, SettingError
+from labkit.common.progress import Progress
 from labkit.engines import ENGINES, flags
 from labkit.telemetry.metrics import Metrics as Reading
+from labkit.workers import launch
 
 SERVE = """
 import json, os, sys, time
@@ -41,8 +42,7 @@ def add_cli_args(parser):
 def main(args):
     print("noise on standard output")
     with open(os.environ["SEEN"], "a") as seen:
-        proxies = [name for name in os.environ if name.lower() in ("http_proxy", "all_proxy")]
-        print(json.dumps(vars(args) | {"key": os.environ["OPENAI_API_KEY"], "proxies": proxies}), file=seen)
+        print(json.dumps(vars(args) | {"environment": dict(os.environ)}), file=seen)
     if args.max_concurrency == int(os.environ.get("FAIL_AT", 0)) and args.num_prompts > args.max_concurrency:
         raise RuntimeError("the client gave up")
     time.sleep(float(os.environ.get("LASTS", 0.02)))
@@ -88,18 +88,18 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         http.shutdown()
 
 
-def seen(tmp_path: Path) -> list[dict[str, Any]]:
+def calls(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
 
 
 def test_levels_run_in_order_after_a_warm_up(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     marks: list[str] = []
     found = sweep(server, (1, 8), input_len=64, output_len=32, on_level=marks.append)
-    warm, first, second = seen(tmp_path)
+    warm, first, second = calls(tmp_path)
     assert (warm["num_prompts"], warm["max_concurrency"], warm["random_output_len"]) == (8, 8, 16)
     assert [(one["max_concurrency"], one["num_prompts"]) for one in (first, second)] == [(1, 16), (8, 32)]
     assert first["random_input_len"] == 64 and first["random_output_len"] == 32 and first["ignore_eos"]
-    assert [run.level for run in found.runs] == [1, 8] and marks == ["concurrency 1", "concurrency 8"]
+    assert [run.concurrency for run in found.runs] == [1, 8] and marks == ["concurrency 1", "concurrency 8"]
     assert found.runs[1].ttft == Latency(80.0, 80.0, 80.0, 80.0) and found.failed == 0
     assert found.version == "9.9" and found.prefix_caching is True
     assert "concurrency    8" in capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_levels_run_in_order_after_a_warm_up(server: Any, tmp_path: Path, capsys
 
 def test_every_level_has_a_seed_of_its_own(server: Any, tmp_path: Path) -> None:
     found = sweep(server, (1, 2, 4), requests=4)
-    seeds = [one["seed"] for one in seen(tmp_path)]
+    seeds = [one["seed"] for one in calls(tmp_path)]
     assert len(set(seeds)) == 4
     assert [run.seed for run in found.runs] == seeds[1:]
 
@@ -120,14 +120,14 @@ def test_the_same_seed_sends_the_same_prompts_and_no_level_has_anothers(server: 
 
 def test_lengths_are_mixed_but_not_those_of_the_warm_up(server: Any, tmp_path: Path) -> None:
     found = sweep(server, (1,), input_len=1024, output_len=128, requests=2, spread=0.5)
-    assert [one["random_range_ratio"] for one in seen(tmp_path)] == [0.0, 0.5]
+    assert [one["random_range_ratio"] for one in calls(tmp_path)] == [0.0, 0.5]
     assert found.runs[0].lengths() == "512 to 1536 tokens in, 64 to 192 out" and found.runs[0].lengths() in found.caption()
 
 
 def test_an_adapter_is_loaded_in_the_words_of_its_engine(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps.served, "resolve_model_name", lambda where, wanted: f"{where.model}:{wanted}")
     assert sweep(server, (1,), requests=2, model="one").model == "m:one"
-    assert {one["model"] for one in seen(tmp_path)} == {"m:one"}
+    assert {one["model"] for one in calls(tmp_path)} == {"m:one"}
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.98, True), (0.07, False)])
@@ -164,12 +164,48 @@ def test_requests_may_be_said_for_each_level(server: Any) -> None:
     assert [run.requests for run in sweep(server, (1, 2), requests=(3, 5)).runs] == [3, 5]
 
 
-def test_key_and_proxies(server: Any, tmp_path: Path) -> None:
-    found = sweep(server, (1,), requests=2)
-    assert {one["key"] for one in seen(tmp_path)} == {KEY}
-    assert [one["proxies"] for one in seen(tmp_path)] == [[], []]
-    written = [path.read_text() for path in Path(found.file).parent.iterdir()]
-    assert not any(KEY in text for text in written)
+def test_the_key_goes_through_the_environment_alone_and_no_proxy_is_left(server: Any, tmp_path: Path) -> None:
+    sweep(server, (1,), requests=2)
+    for one in (call.pop("environment") for call in calls(tmp_path)):
+        assert one["OPENAI_API_KEY"] == KEY and one["VLLM_NO_USAGE_STATS"] == "1" and one["HF_HOME"]
+        assert not [name for name in one if name.lower() in sweeps.PROXIES]
+    assert not any(KEY in json.dumps(call | {"environment": None}) for call in calls(tmp_path))
+    assert not any(KEY in path.read_text() for path in (tmp_path / "home").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("source", "shown", "own", "offline", "modelscope"),
+    [
+        (".", "VLLM_USE_MODELSCOPE=True vllm serve", None, "1", None),
+        ("nobody/nothing", "vllm serve", None, None, None),
+        ("nobody/nothing", "vllm serve", "1", "1", None),
+        ("nobody/nothing", "VLLM_USE_MODELSCOPE=True vllm serve", None, None, "True"),
+    ],
+    ids=["a folder", "a hub id", "a hub id, told to stay offline", "a hub id of ModelScope"],
+)
+def test_the_tokenizer_comes_from_where_the_server_has_its_model(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, shown: str, own: str | None, offline: str, modelscope: str
+) -> None:
+    for name, value in {"HF_HUB_OFFLINE": own, "VLLM_USE_MODELSCOPE": None}.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    server.source, server.shown = source, shown
+    sweep(server, (1,), requests=2)
+    for one in (call["environment"] for call in calls(tmp_path)):
+        assert (one.get("HF_HUB_OFFLINE"), one.get("VLLM_USE_MODELSCOPE")) == (offline, modelscope)
+
+
+def test_the_bar_counts_the_requests_of_all_levels(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states: list[tuple[float, str]] = []
+    update = Progress.update
+    monkeypatch.setattr(Progress, "update", lambda bar, done, note="": (states.append((done, note)), update(bar, done, note))[1])
+    monkeypatch.setenv("LASTS", str(3 * sweeps.POLL_SECONDS))
+    sweep(server, (1, 2), requests=(3, 5))
+    assert [done for done, _ in states] == sorted(done for done, _ in states) and states[-1] == (8, "")
+    notes = list(dict.fromkeys(note for _, note in states if note))
+    assert notes == ["starting", "importing the benchmark client (about 20 s)", "warming up", "concurrency 1", "concurrency 2"]
+    assert "Benchmark · 8 requests of 8 requests" in capsys.readouterr().err
 
 
 def test_the_servers_own_queue_is_recorded(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +230,8 @@ def test_a_client_that_fails_is_explained_and_earlier_levels_are_kept(server: An
     with pytest.raises(LabError, match="RuntimeError: the client gave up") as caught:
         sweep(server, (1, 2, 4))
     (saved,) = [path for path in (Path(os.environ["LABKIT_HOME"]) / "logs" / "bench").glob("*.json")]
-    assert [run.level for run in Sweep.load(saved).runs] == [1]
-    assert str(saved) in str(caught.value) and ".err.log" in caught.value.fix
+    assert [run.concurrency for run in Sweep.load(saved).runs] == [1]
+    assert str(saved) in str(caught.value) and "-bench_worker-" in caught.value.fix
 
 
 def test_an_environment_without_the_engine_is_explained(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +250,7 @@ def test_a_server_that_died_meanwhile_is_named(server: Any, monkeypatch: pytest.
 
 def test_the_client_ends_with_whoever_asked_for_it(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     processes: list[Any] = []
-    popen = sweeps.subprocess.Popen
+    popen = launch.subprocess.Popen
 
     def remember(*arguments: Any, **options: Any) -> Any:
         processes.append(popen(*arguments, **options))
@@ -223,7 +259,7 @@ def test_the_client_ends_with_whoever_asked_for_it(server: Any, monkeypatch: pyt
     def interrupt(text: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps.subprocess, "Popen", remember)
+    monkeypatch.setattr(launch.subprocess, "Popen", remember)
     with pytest.raises(KeyboardInterrupt):
         sweep(server, (1, 2, 4), on_level=interrupt)
     assert processes[0].poll() is not None
@@ -256,19 +292,3 @@ def test_an_engine_without_a_client_and_a_silent_server_are_refused(server: Any)
 )
 def test_the_servers_limit_is_read_from_its_command(command: list[str], expected: int | None) -> None:
     assert flags.batch_limit(command) == expected
-
-
-def test_tables_say_what_was_measured() -> None:
-    latency = Latency(20.0, 19.0, 30.0, 40.0)
-    run = Run(4, 16, 64, 32, 1.0, 16.0, 1234.0, 1500.0, latency, latency, latency, 0, 1, 4, None)
-    found = Sweep("vLLM", "0.32.0", "tiny", "1 x H200", False, "now", runs=[run, replace(run, level=8, requests=32)])
-    caption = "n = 16 to 32 requests per level, 64 tokens in, 32 out, concurrency 4 to 8, prefix caching off"
-    for text in (str(found), found._repr_html_()):
-        assert "1,234" in text and caption in text and "vLLM 0.32.0, tiny, 1 x H200" in text
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"runs": [{}]}'])
-def test_a_file_of_another_kind_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(LabError, match="no sweep"):
-        Sweep.load(tmp_path / "x.json")

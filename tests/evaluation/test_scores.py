@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 from typing import Any
 
+import drawn
 import pytest
 from adapter_server import adapter_server
 from json_handler import JsonHandler
 from stand_in import StandIn
 
-from labkit.common.errors import NotRunning, SettingError
+from labkit.common.errors import AdapterError, NotRunning, SettingError
 from labkit.engines import ENGINES
 from labkit.evaluation import incidents, online, scores, windows
 from labkit.evaluation.scores import Judgement
@@ -95,7 +95,19 @@ def test_rates_and_classes_are_counted() -> None:
 def test_a_table_shows_rates_classes_and_a_picture() -> None:
     shown = scores.table(played(64), played(0))
     assert "64 wrong" in str(shown) and "100.0%" in str(shown) and "8 of 8" in str(shown) and "64 incidents" in str(shown)
-    assert shown._repr_html_().count("<table>") == 2 and shown.figure().png.startswith(b"\x89PNG")
+    assert shown._repr_html_().count("<table>") == 2
+
+
+def test_rates_and_classes_are_bars_of_each_model() -> None:
+    shown = scores.table(played(16), played(0))
+    picture = shown.figure()
+    rates, classes = drawn.panels(picture)
+    assert [[bar.get_height() for bar in bars] for bars in rates.containers] == [[75] * 4, [100] * 4]
+    assert [[bar.get_height() for bar in bars] for bars in classes.containers] == [[75] * 8, [100] * 8]
+    assert [label.get_text() for label in rates.get_xticklabels()] == ["hit rate", "JSON compliance", "severity", "action"]
+    assert [label.get_text() for label in classes.get_xticklabels()] == [cause.replace("_", "\n") for cause in incidents.CAUSES]
+    assert drawn.legend(rates) == ["16 wrong", "0 wrong"] and drawn.title(rates) == "% of 64 incidents"
+    assert drawn.title(classes) == "hit rate for each root cause, %" and "16 wrong: 75.0% hits" in picture.words
 
 
 def test_only_scores_of_the_same_incidents_are_compared() -> None:
@@ -103,11 +115,12 @@ def test_only_scores_of_the_same_incidents_are_compared() -> None:
     other = scores.from_replies("other", asked, [scores.OfflineReply("", "")] * 2)
     with pytest.raises(SettingError, match="same incidents"):
         scores.table(played(0), other)
-    with pytest.raises(SettingError, match="1 replies for 2"):
+    with pytest.raises(SettingError, match="1 replies for 2") as caught:
         scores.from_replies("few", asked, [scores.OfflineReply("", "")])
+    assert scores.OfflineReply.__name__ in caught.value.fix
 
 
-def test_latency_is_what_numpy_says() -> None:
+def test_the_seconds_are_what_numpy_says() -> None:
     cases = [scores.Case(ONE, online.Parted("", ""), online.Parted("", ""), Judgement(True, True), n / 100, n / 50) for n in range(101)]
     score = scores.Score("x", tuple(cases))
     assert score.latency == pytest.approx((0.5, 0.95, 0.99)) and score.whole_latency == pytest.approx((1.0, 1.9, 1.98))
@@ -119,7 +132,7 @@ class Model(JsonHandler):
     server: Any
 
     def do_GET(self) -> None:
-        self.send(200, {"object": "list", "data": [{"id": name, "object": "model", "max_model_len": 1024} for name in ("tiny", "tuned")]})
+        self.send(self.server.status, {"object": "list", "data": self.server.cards})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -135,13 +148,16 @@ class Model(JsonHandler):
 
 
 @pytest.fixture
-def hosted() -> Iterator[Any]:
-    host = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    host.seen, host.finish, host.second = [], "stop", right  # type: ignore[attr-defined]
-    Thread(target=host.serve_forever, daemon=True).start()
-    yield SimpleNamespace(host=host, server=StandIn(host.server_port, key=KEY))
-    host.shutdown()
-    host.server_close()
+def server() -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Model) as http:
+        host: Any = http
+        host.seen, host.finish, host.second, host.status = [], "stop", right, 200
+        host.cards = [{"id": name, "object": "model", "max_model_len": 1024} for name in ("tiny", "tuned")]
+        Thread(target=http.serve_forever, daemon=True).start()
+        stand_in: Any = StandIn(http.server_port, key=KEY)
+        stand_in.http = http
+        yield stand_in
+        http.shutdown()
 
 
 def right(body: dict[str, Any]) -> str:
@@ -149,32 +165,32 @@ def right(body: dict[str, Any]) -> str:
     return asked.second_reply()
 
 
-def test_both_rounds_are_played_and_the_order_is_kept(hosted: Any) -> None:
+def test_both_rounds_are_played_and_the_order_is_kept(server: Any) -> None:
     asked = incidents.load("test", 12)
-    score = online.score(hosted.server, asked, model="tuned", concurrency=5)
+    score = online.score(server, asked, model="tuned", concurrency=5)
     assert [case.incident for case in score.cases] == list(asked) and score.hit_rate == score.compliance == 1
     assert score.latency and score.whole_latency and score.whole_latency.mean > score.latency.mean > 0
-    second = next(body for body in hosted.host.seen if len(body["messages"]) == 4)
+    second = next(body for body in server.http.seen if len(body["messages"]) == 4)
     assert second["model"] == "tuned" and second["max_tokens"] == 256 and second["temperature"] == 0
     assert second["messages"][2]["content"] == "It is broken."  # without its reasoning
 
 
-def test_a_failed_request_and_a_cut_off_reply_are_failures_with_a_reason(hosted: Any) -> None:
-    hosted.host.second = lambda body: None
-    dead = online.score(hosted.server, incidents.load("test", 2))
+def test_a_failed_request_and_a_cut_off_reply_are_failures_with_a_reason(server: Any) -> None:
+    server.http.second = lambda body: None
+    dead = online.score(server, incidents.load("test", 2))
     assert dead.compliance == 0 and all("engine died" in why for why in dead.reasons()) and dead.latency is None
-    hosted.host.second, hosted.host.finish = (lambda body: "<think>\nmore"), "length"
-    cut = online.score(hosted.server, incidents.load("test", 2), max_tokens=9)
+    server.http.second, server.http.finish = (lambda body: "<think>\nmore"), "length"
+    cut = online.score(server, incidents.load("test", 2), max_tokens=9)
     assert cut.reasons() == {"cut off at 9 tokens": 2}
 
 
-def test_bad_input_is_refused_before_anything_is_asked(hosted: Any) -> None:
+def test_bad_input_is_refused_before_anything_is_asked(server: Any) -> None:
     with pytest.raises(SettingError, match="serves no model 'nobody'"):
-        online.score(hosted.server, incidents.load("test", 1), model="nobody")
-    for wrong in ({"asked": []}, {"concurrency": 0}, {"temperature": -1.0}, {"max_tokens": 0}):
+        online.score(server, incidents.load("test", 1), model="nobody")
+    for wrong in ({"incidents": []}, {"concurrency": 0}, {"temperature": -1.0}, {"max_tokens": 0}):
         with pytest.raises(SettingError, match="not possible"):
-            online.score(hosted.server, **{"asked": incidents.load("test", 1), **wrong})
-    assert not hosted.host.seen
+            online.score(server, **{"incidents": incidents.load("test", 1), **wrong})
+    assert not server.http.seen
 
 
 @pytest.mark.parametrize("wanted", ["one", "tiny:one"])
@@ -185,9 +201,24 @@ def test_an_adapter_of_sglang_is_asked_for_in_its_own_words(tmp_path: Path, want
         assert {body["model"] for path, body, _ in server.http.seen if path == "/v1/chat/completions"} == {"tiny:one"}
 
 
-def test_a_server_that_is_gone_is_said_so(hosted: Any) -> None:
+@pytest.mark.parametrize("ask", [lambda: online.score(StandIn(), incidents.load("test", 1)), lambda: windows.reply_tokens(StandIn())])
+def test_a_server_that_is_gone_is_said_so(ask: Any) -> None:
     with pytest.raises(NotRunning, match="127.0.0.1:9"):
-        online.score(StandIn(), incidents.load("test", 1))
+        ask()
+
+
+def test_the_window_is_the_models_own_or_that_of_what_the_adapter_changes(server: Any) -> None:
+    server.http.cards = [{"id": "tiny", "max_model_len": 8192}, {"id": "long", "max_model_len": 16384}, {"id": "one", "parent": "tiny"}]
+    assert [windows.served_window(server, name) for name in ("tiny", "long", "one")] == [8192, 16384, 8192]
+    assert windows.reply_tokens(server) == 2048
+    server.http.cards = [{"id": "tiny"}]
+    assert windows.served_window(server, "tiny") == windows.SHORT_WINDOW
+
+
+def test_a_server_that_does_not_say_what_it_serves_is_named(server: Any) -> None:
+    server.http.status = 401
+    with pytest.raises(AdapterError, match="vLLM does not say what it serves"):
+        windows.served_window(server, "tiny")
 
 
 @pytest.mark.parametrize(("window", "tokens"), [(1024, 256), (512, 128), (4096, 256), (8192, 2048), (32768, 4096), (131072, 4096)])

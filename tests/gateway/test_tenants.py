@@ -46,9 +46,9 @@ def test_sglang_is_asked_in_its_own_words(router: TenantRouter, server: AdapterS
 
 
 def test_an_unknown_tenant_is_told_which_there_are_and_nothing_is_sent(router: TenantRouter, server: AdapterServer) -> None:
-    with pytest.raises(UnknownTenant, match="'team-x'; known are: team-a, team-b, team-c"):
+    with pytest.raises(UnknownTenant, match="'team-x'; known are: team-a, team-b, team-c") as caught:
         router.ask("team-x", "why?")
-    assert not asked(server)
+    assert not asked(server) and f"{TenantRouter.__name__}(server, {{tenant: adapter}})" in caught.value.fix
 
 
 def test_an_adapter_that_is_not_loaded_is_an_error_before_anything_is_sent(router: TenantRouter, server: AdapterServer) -> None:

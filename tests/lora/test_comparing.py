@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import drawn
 import pytest
 
 from labkit.common.errors import LabError, SettingError
@@ -123,7 +124,21 @@ def test_it_shows_itself() -> None:
     assert str(shown).splitlines()[1].split() == ["q_proj", "2", "of", "2", "90.0%", "0.02", "0.500"]
     assert "0 of 3" in str(shown)
     assert "50.0% of all weights" in shown._repr_html_()
-    assert shown.figure().png.startswith(b"\x89PNG") and "merge: holds" in shown.figure().words
+
+
+def test_logits_and_changed_weights_are_drawn() -> None:
+    picture = proof().figure()
+    logits, weights = drawn.panels(picture)
+    assert drawn.legend(logits) == ["computed in bfloat16", "computed in float32"] and logits.get_xscale() == "log"
+    for bars in logits.containers:
+        assert [(bar.get_x(), bar.get_height()) for bar in bars] == [(0.01, 905), (0.1, 95)]
+        assert [bar.get_width() for bar in bars] == pytest.approx([0.09, 0.9])
+    (bars,) = weights.containers
+    assert [bar.get_width() for bar in bars] == [90, 30] and weights.get_xlim() == (0, 100)
+    assert [label.get_text() for label in weights.get_yticklabels()] == ["q_proj", "v_proj"]
+    assert drawn.title(weights) == "changed by the merge: 50.0% of all" and drawn.title(logits).startswith("merged against injected")
+    assert "merge: holds" in picture.words and drawn.caption(picture) == proof().explanation()
+    assert drawn.legend(drawn.panels(proof(exact=None).figure())[0]) == ["computed in bfloat16"]
 
 
 def test_the_tasks_scores_stand_beside_the_weights() -> None:
@@ -133,7 +148,9 @@ def test_the_tasks_scores_stand_beside_the_weights() -> None:
     shown = proof(scores=rated)
     assert "injected, temperature 0" in str(shown) and "100.0%" in str(shown)
     assert "JSON compliance" in shown._repr_html_()
-    assert len(shown.figure().png) > len(proof().figure().png)
+    task = drawn.panels(shown.figure())[2]
+    assert [[bar.get_height() for bar in bars] for bars in task.containers] == [[100, 100], [100, 100]]
+    assert drawn.legend(task) == [score.label for score in rated] and drawn.title(task) == "the task, % of 2 incidents"
 
 
 def test_what_the_worker_answers_becomes_the_proof(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import drawn
 import pytest
 
 from labkit.common.errors import ProfileError
@@ -108,3 +109,13 @@ def test_a_hub_model_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="downloaded"):
         course_model.make(profile("r1-qwen3-8b"), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_the_loss_of_its_training_is_drawn() -> None:
+    record = json.loads((course_model.TRAINED / "loss.json").read_text())
+    picture = course_model.loss_figure()
+    (axes,) = drawn.panels(picture)
+    assert drawn.points(axes) == [(step, pytest.approx(loss)) for step, loss in record["losses"]]
+    assert set(axes.lines[1].get_ydata()) == {record["held_out"]} and drawn.legend(axes) == ["held out, at the end"]
+    assert drawn.title(axes) == "loss: nats per token" and axes.get_xlabel() == "step" and axes.get_yscale() == "log"
+    assert f"{record['parameters']:,} parameters" in picture.words and drawn.caption(picture) == picture.words

@@ -38,6 +38,8 @@ def test_the_summary_names_machine_and_quantities(recording: Recording) -> None:
     assert "NVIDIA A100: 3 samples in 2 s" in str(recording)
     assert "memory, GiB" in str(recording) and "utilisation" not in str(recording)
     assert "<table>" in recording._repr_html_() and "kJ" in recording._repr_html_()
+    assert recording.rows()[:2] == [("device", "quantity", "least", "mean", "most"), ("GPU 0", "memory, GiB", "1.0", "4.0", "8.0")]
+    assert len({len(line) for line in str(recording).splitlines()[1:]}) == 1  # the numbers stand below each other
 
 
 def test_json_brings_everything_back(recording: Recording, tmp_path: Path) -> None:

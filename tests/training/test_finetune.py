@@ -4,9 +4,11 @@ import json
 import math
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import drawn
 import jinja2
 import pytest
 
@@ -231,5 +233,12 @@ def test_a_folder_without_a_record_is_named(tmp_path: Path, content: str | None)
 
 
 def test_the_loss_is_drawn(base: Path, tmp_path: Path) -> None:
-    picture = finetune.train(base, [CONVERSATION], tmp_path / "adapter").figure()
-    assert picture.png.startswith(b"\x89PNG") and "loss 2.00" in picture.words
+    training = finetune.train(base, [CONVERSATION], tmp_path / "adapter")
+    losses = training.losses + tuple(1 / step for step in range(1, 21))
+    picture = replace(training, losses=losses).figure()
+    (axes,) = drawn.panels(picture)
+    assert [y for _, y in drawn.points(axes)] == pytest.approx(losses) and drawn.points(axes)[0][0] == 1
+    assert drawn.points(axes, 1)[0][1] == losses[0] and drawn.points(axes, 1)[-1][1] == pytest.approx(sum(losses[-10:]) / 10)
+    assert axes.get_yscale() == "log" and drawn.title(axes) == "loss: nats per token of the reply"
+    assert axes.get_xlabel() == f"steps of {training.settings['batch']} conversations"
+    assert "loss 2.00" in picture.words and drawn.caption(picture) == " ".join(picture.words.split())

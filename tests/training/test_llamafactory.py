@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import drawn
 import pytest
 import yaml
 
@@ -97,7 +98,8 @@ def test_an_adapter_appears_with_the_files_that_made_it(
 
 def test_the_loss_is_drawn(base: Path, tmp_path: Path, factory: Any) -> None:
     training = llamafactory.train(base, [SHORT], tmp_path / "adapter", steps=3, batch=2, accumulate=4)
-    assert training.figure()._repr_png_().startswith(b"\x89PNG")
+    (axes,) = drawn.panels(training.figure())
+    assert drawn.points(axes) == [(1, 4.0), (2, 2.0), (3, 4 / 3)] and axes.get_xlabel() == "steps of 8 conversations"
     assert "3 steps of 8 on 1 conversations" in str(training)
 
 

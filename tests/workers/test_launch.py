@@ -155,6 +155,36 @@ def test_an_impossible_number_is_refused_before_anything_starts(tmp_path: Path, 
     assert not home.exists()
 
 
+def test_its_environment_is_this_one_with_what_is_added_and_without_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("KEPT", "as it was")
+    changes = {"http_proxy": None, "NEVER_THERE": None, "HF_HUB_OFFLINE": None, "ADDED": "new"}
+    seen = run(tmp_path, "def work(request):\n    return dict(os.environ)", environment=changes)
+    assert (seen["KEPT"], seen["ADDED"], seen["TOKENIZERS_PARALLELISM"]) == ("as it was", "new", "false")
+    assert seen["UV_CACHE_DIR"] and not {"http_proxy", "NEVER_THERE", "HF_HUB_OFFLINE"} & set(seen)
+
+
+def test_a_tick_comes_before_the_first_event_and_again_while_the_worker_is_silent(tmp_path: Path) -> None:
+    seen: list[str] = []
+    body = "def work(request):\n    side.tell('one')\n    time.sleep(0.5)\n    return {}"
+    run(tmp_path, body, on_event=lambda event: seen.append(event["event"]), on_tick=lambda bar: seen.append(bar.title), tick_seconds=0.05)
+    assert seen[0] == "job" and "one" in seen and seen[-3:] == ["job"] * 3
+
+
+def test_an_end_without_a_word_is_told_in_the_callers_words(tmp_path: Path) -> None:
+    def failure(code: int, log: Path) -> LabError:
+        return NoSpace(f"code {code}: {log.read_text().strip()}")
+
+    with pytest.raises(NoSpace, match="code 3: last words"):
+        run(tmp_path, "def work(request):\n    print('last words')\n    sys.stdout.flush()\n    os._exit(3)", on_failure=failure)
+
+
+def test_it_holds_a_descriptor_that_it_was_given(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        body = "def work(request):\n    return {'same': os.fstat(request['lock']).st_ino}"
+        assert run(tmp_path, body, {"lock": lock.fileno()}, pass_fds=(lock.fileno(),)) == {"same": os.fstat(lock.fileno()).st_ino}
+
+
 def test_the_side_needs_nothing_of_labkit() -> None:
     code = "import json, runpy, sys; runpy.run_path(sys.argv[1]); print(json.dumps([m for m in sys.modules if m.startswith('labkit')]))"
     done = subprocess.run([sys.executable, "-I", "-c", code, str(launch.SIDE)], capture_output=True, text=True, check=True)
