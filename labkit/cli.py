@@ -178,7 +178,8 @@ def _up_page(chosen: argparse.Namespace) -> None:
 
 def _tunnel(chosen: argparse.Namespace) -> None:
     from .common.settings import settings
-    from .machine.tunnels import EXAMPLE, tunnel
+    from .machine.logins import EXAMPLE
+    from .machine.tunnels import tunnel
 
     words = [word for word in chosen.login if word != "--"]
     if not words and sys.stdin.isatty():

@@ -36,6 +36,7 @@ class StandIn:
     ready_seconds: float = 0.0
     kv_cache_tokens: int | None = None
     memory_baseline: list[int] = field(default_factory=list)
+    gpus: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:

@@ -173,7 +173,7 @@ class Comparison:
 
 def _held(server: StartedEndpoint) -> int:
     if server.device == "gpu":
-        return sum(gpu.memory_used()) - sum(server.memory_baseline)
+        return sum(gpu.memory_used(server.gpus)) - sum(server.memory_baseline)
     return sum(process.memory_info().rss for process in server.processes())
 
 

@@ -106,7 +106,7 @@ def _machine(facts: Facts) -> Iterator[Line]:
 def _gpu(facts: Facts) -> Iterator[Line]:
     if not facts.gpus:
         yield Line("GPU", "none found (notebooks 01 and 02 need none; 03 then runs a small model on the CPU)")
-    for gpu in facts.gpus:
+    for gpu in facts.visible:
         used = f", {gpu.used_bytes / GIB:.1f} GiB of it in use" if gpu.used_bytes > GIB else ""
         yield Line(
             f"GPU {gpu.index}",
@@ -114,6 +114,11 @@ def _gpu(facts: Facts) -> Iterator[Line]:
             WARN if used else OK,
             "Somebody holds GPU memory: ./lab ps, ./lab down, or close the other notebook." if used else "",
         )
+    hidden = {gpu.index for gpu in facts.gpus} - {gpu.index for gpu in facts.visible}
+    if hidden:
+        which = f"GPU {', '.join(map(str, sorted(hidden)))} hidden by CUDA_VISIBLE_DEVICES"
+        fix = "" if facts.visible else "Servers and profile auto see no GPU: unset CUDA_VISIBLE_DEVICES, or name one that is there."
+        yield Line("hidden GPUs", which, WARN if fix else OK, fix)
 
 
 def _engine_list(facts: Facts) -> Iterator[Line]:

@@ -96,6 +96,12 @@ def select(gpus: Sequence[int | str]) -> list[Device]:
     return found
 
 
+def find(uuids: Sequence[str]) -> list[Device]:
+    """The GPUs and slices with these UUIDs, now, without those that are gone."""
+    every = devices()
+    return [device for uuid in uuids if (device := _match(uuid, every)) is not None]
+
+
 def driver_version() -> str:
     """The NVIDIA driver's version, such as "580.159.04"; "" without one."""
     nvml = load_nvml()
@@ -171,8 +177,11 @@ def device_handles(nvml: Any) -> list[Any]:
     return [handle for handle in handles if handle is not None]
 
 
-def device_handle(nvml: Any, uuid: str) -> Any:
-    """NVML's handle of one GPU or MIG slice, None if it is gone."""
+def device_handle(nvml: Any, device: Device | str) -> Any:
+    """NVML's handle of a GPU or MIG slice, also by its UUID; None if it is gone. A card may keep its UUID to itself."""
+    uuid = device if isinstance(device, str) else device.uuid
+    if not uuid and isinstance(device, Device):
+        return ask_nvml(nvml, nvml.nvmlDeviceGetHandleByIndex, device.index)
     return ask_nvml(nvml, nvml.nvmlDeviceGetHandleByUUID, uuid)
 
 

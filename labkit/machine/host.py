@@ -53,6 +53,8 @@ class Facts:
     shared_memory: int
     disks: Mapping[str, Disk]
     gpus: tuple[Device, ...]
+    visible: tuple[Device, ...]
+    """What CUDA_VISIBLE_DEVICES leaves of them to this process, or the slice that it names."""
     package_places: tuple[str, ...]
     conda_channels: tuple[str, ...]
     hub_endpoint: str
@@ -75,7 +77,7 @@ def facts(environment: Mapping[str, str] | None = None) -> Facts:
     """Look at the machine; under a second, no network. `environment` stands in for this process's variables."""
     import psutil
 
-    from .gpu import devices
+    from .gpu import devices, visible
     from .ports import listener
 
     env = dict(os.environ if environment is None else environment)
@@ -93,6 +95,7 @@ def facts(environment: Mapping[str, str] | None = None) -> Facts:
         shared_memory=disk_of(Path("/dev/shm")).total if Path("/dev/shm").is_dir() else 0,
         disks={name: disk_of(path) for name, path in _places(config).items()},
         gpus=tuple(devices()),
+        visible=tuple(visible()),
         package_places=tuple(places(env)),
         conda_channels=_conda_channels(env),
         hub_endpoint=env.get("HF_ENDPOINT", ""),

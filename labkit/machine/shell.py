@@ -59,12 +59,6 @@ def forget(file: Path | None = None) -> bool:
     return after != before
 
 
-def persisted(file: Path | None = None) -> bool:
-    """Whether `file` (default: ~/.bashrc) holds the block as `persist()` would write it now."""
-    text = _read(_target(file))
-    return BEGIN in text and all(f"export {name}={shlex.quote(value)}\n" in text for name, value in variables().items())
-
-
 def apply() -> dict[str, str]:
     """Set the missing variables in this process only, and return those that were set."""
     missing = settings().cache_environment()

@@ -107,11 +107,6 @@ class Adapter:
         """`modules_to_save`: modules that were trained whole."""
         return tuple(self.config.get("modules_to_save") or ())
 
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        """The types its tensors are stored in."""
-        return tuple(sorted({tensor.dtype for tensor in self.tensors.values()}))
-
     def rank_of(self, module: str) -> int:
         """The rank of `module` (its full name in the base, "model.layers.0.self_attn.q_proj")."""
         return int(_by_pattern(self.config.get("rank_pattern") or {}, module, self.rank))

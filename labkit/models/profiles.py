@@ -105,6 +105,6 @@ def _largest_fitting(known: dict[str, Profile], gpu_gib: float) -> str:
 
 
 def _gpu_gib() -> float:
-    from ..machine.gpu import devices
+    from ..machine.gpu import visible
 
-    return max((device.total_bytes / GIB for device in devices()), default=0.0)
+    return max((device.total_bytes / GIB for device in visible()), default=0.0)

@@ -81,15 +81,16 @@ class View:
 
 
 def watch(server: Endpoint | None = None, seconds: float | None = None, *, hz: float = 1.0) -> View:
-    """Show memory and power of `server`'s machine from now on.
+    """Show memory and power of `server`'s GPUs from now on, without one memory and CPU of its processes.
 
     With `seconds` it blocks that long and ends; without, it returns at once and goes on until `stop`, the end of its `with`
-    block, or the kernel's end. Without a server it shows the GPUs alone. Samples `hz` times a second, at most 5. Raises
+    block, or the kernel's end. Without a server it shows the GPUs that this process may use. Samples `hz` times a second, at most 5. Raises
     `SettingError` if there is nothing to show: no GPU, and no server.
     """
     title = f"{server.engine.title} serving {server.model}" if server else "GPUs of this machine"
     kind = "cpu" if server is not None and server.device == "cpu" else "auto"
-    view = View(Sampler(server.processes if server else None, hz=hz, kind=kind), title).start()
+    sampler = Sampler(server.processes if server else None, hz=hz, kind=kind, gpus=server.gpus if server else None)
+    view = View(sampler, title).start()
     if seconds is None:
         return view
     try:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..common.errors import SettingError
-from ..machine.gpu import Device, ask_nvml, device_handles, devices, from_thousandths, load_nvml, memory_info, utilisation_of
+from ..machine.gpu import Device, ask_nvml, device_handle, find, from_thousandths, load_nvml, memory_info, utilisation_of, visible
 from .recording import Recording, Track
 
 if TYPE_CHECKING:
@@ -38,18 +38,26 @@ class Sampler:
     """Records in a background thread from `start` (or `with`) to `stop`; the samples so far are a `Recording` at any time.
 
     `processes` gives the live processes of a server (`Server.processes`); they are what is measured where there is no GPU,
-    or with kind="cpu". `hz` is samples per second, at most 5. Raises `SettingError` for another rate, or if there is
-    neither a GPU nor `processes`. The thread ends with the program; a sample that fails is left out, never raised.
+    or with kind="cpu". `gpus` are the UUIDs of the GPUs to record, by default those that this process may use. `hz` is samples per
+    second, at most 5. Raises `SettingError` for another rate, or if there is neither a GPU nor `processes`. The thread ends with
+    the program; a sample that fails is left out, never raised.
     """
 
-    def __init__(self, processes: Callable[[], Sequence[psutil.Process]] | None = None, *, hz: float = 1.0, kind: str = "auto") -> None:
+    def __init__(
+        self,
+        processes: Callable[[], Sequence[psutil.Process]] | None = None,
+        *,
+        hz: float = 1.0,
+        kind: str = "auto",
+        gpus: Sequence[str] | None = None,
+    ) -> None:
         if not 0 < hz <= MAX_HZ:
             raise SettingError(f"A sampler cannot run at {hz} samples per second.", f"Use at most {MAX_HZ:g}; 1 is enough.")
-        gpus = devices() if kind != "cpu" else []
-        if not gpus and processes is None:
+        devices = (visible() if gpus is None else find(gpus)) if kind != "cpu" else []
+        if not devices and processes is None:
             raise SettingError("There is no GPU here, and no server's processes were given to watch.", "Sampler(server.processes)")
         self.interval = 1 / hz
-        self._source: _Gpus | _Tree = _Gpus(gpus) if gpus or processes is None else _Tree(processes)
+        self._source: _Gpus | _Tree = _Gpus(devices) if devices or processes is None else _Tree(processes)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._began = time.monotonic()
@@ -117,7 +125,7 @@ class _Gpus:
     def __init__(self, gpus: list[Device]) -> None:
         self.gpus = gpus
         self.nvml = load_nvml()
-        self.handles = device_handles(self.nvml)
+        self.handles = [device_handle(self.nvml, gpu) for gpu in gpus]
         self.joules = [self._energy(handle) for handle in self.handles]
 
     def recording(self) -> Recording:

@@ -279,6 +279,6 @@ def _has_template(base: Path) -> bool:
 
 
 def _on_gpu() -> bool:
-    from ..machine.gpu import devices
+    from ..machine.gpu import visible
 
-    return bool(devices())
+    return bool(visible())

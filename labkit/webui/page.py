@@ -28,7 +28,7 @@ from ..engines import model_engines
 from ..engines.open_webui import ENGINE
 from ..machine import ports
 from ..runtimes import environments
-from ..serving.registry import Record, ServerFolder
+from ..serving.registry import Record, ServerFolder, entries
 from ..serving.server import Server, running, start
 from ..serving.server import attach as attach_engine
 from ..serving.stopping import StopReport
@@ -120,7 +120,7 @@ class WebUI:
     def follow(self, servers: Sequence[Server] | None = None) -> list[str]:
         """Connect the engines that run (default: all that are ready), drop those that do not; returns their names in the menu.
 
-        A connection of an engine carries the engine's name as prefix ("vllm.tiny"), so that the menu tells which one answers.
+        A connection of an engine carries the server's name as prefix ("vllm.tiny"), so that the menu tells which one answers.
         Connections made by hand stay, but for one to the same address. New chats begin with the first engine's model; the
         built-in tools are off.
         """
@@ -162,7 +162,7 @@ class WebUI:
                 f"Rename {self.data.folder} and start again.",
             )
         yield f"Open-WebUI {version} answers, and it has an account"
-        engines = [row.prefix for row in self.connections() if row.prefix in model_engines()]
+        engines = [row.prefix for row in self.connections() if row.prefix in _server_names()]
         for row in self.connections():
             verdict = self.verify(row.url, row.key)
             if not verdict.ok and row.prefix in engines:
@@ -240,8 +240,14 @@ def reset_password() -> None:
     data(settings()).reset_password(environments.python(ENGINE.runtime))
 
 
+def _server_names() -> set[str]:
+    """The names under which engines run or ran here: the prefixes of connections that are ours to change."""
+    named = {entry.name for entry in entries() if (record := entry.record) and record.engine in model_engines()}
+    return named | set(model_engines())
+
+
 def _made_by_us(row: Connection) -> bool:
-    return row.prefix in model_engines() or (clean(row.url) == FACTORY_URL and not row.key)
+    return row.prefix in _server_names() or (clean(row.url) == FACTORY_URL and not row.key)
 
 
 def _running(wanted: Record) -> Server | None:

@@ -27,7 +27,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 if __name__ == "__main__" and os.path.samefile(sys.path[0] or ".", HERE):
@@ -77,14 +77,22 @@ def read_request() -> dict[str, Any]:
 
 def tell(event: str, **content: Any) -> None:
     """One event: "progress" (done, total, note), "line" (text), "error", "result", or a kind of the script's own."""
-    with _lock:
-        print(json.dumps({"event": event, **content}), file=_events, flush=True)
+    try:
+        with _lock:
+            print(json.dumps({"event": event, **content}), file=_events, flush=True)
+    except BrokenPipeError:  # nobody listens any more; an exception here would end this process alone, without what it forked
+        end_group()
 
 
 def end_with_parent() -> None:
     """Wait for standard input to close, then end this process and whatever it forked."""
     while os.read(0, 4096):
         pass
+    end_group()
+
+
+def end_group() -> NoReturn:
+    """End this process and whatever it forked."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

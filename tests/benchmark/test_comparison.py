@@ -125,8 +125,15 @@ def test_of_many_short_stages_only_the_bars_are_drawn() -> None:
 def test_measuring_adds_start_and_memory_to_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     sweep, seen = replace(measured("vLLM", 1.0).sweep, file=str(tmp_path / "one.json")), []
     monkeypatch.setattr(sweeps, "sweep", lambda *words, **options: seen.append((words[1:], options)) or sweep)
-    monkeypatch.setattr(gpu, "memory_used", lambda: [3 * GIB, 4 * GIB])
-    server = StandIn(device=device, pids=[os.getpid()], ready_seconds=12.34, stages=[("importing", 10.0)], memory_baseline=[GIB, GIB])
+    monkeypatch.setattr(gpu, "memory_used", lambda uuids: [{"GPU-a": 3 * GIB, "GPU-b": 4 * GIB}[uuid] for uuid in uuids])
+    server = StandIn(
+        device=device,
+        pids=[os.getpid()],
+        ready_seconds=12.34,
+        stages=[("importing", 10.0)],
+        memory_baseline=[GIB, GIB],
+        gpus=["GPU-a", "GPU-b"],
+    )
     result = measure(server, (1, 4), input_len=64, model="one")
     assert seen == [(((1, 4),), {"input_len": 64, "model": "one"})] and result.sweep is sweep
     assert (result.start_seconds, result.stages, result.kv_tokens) == (12.3, (("importing", 10.0),), None)

@@ -89,7 +89,7 @@ def test_the_sampler_records_every_card(nvml: Callable[..., None]) -> None:
 
 
 def test_energy_comes_from_the_counter(nvml: Callable[..., None]) -> None:
-    card, mute = Card(), Card(TotalEnergyConsumption=None)
+    card, mute = Card(), Card(UUID="GPU-2", TotalEnergyConsumption=None)
     nvml(card, mute)
     with Sampler(hz=5) as sampler:
         card.answers["TotalEnergyConsumption"] += 2_500_000
@@ -217,3 +217,16 @@ def test_memory_is_told_for_the_gpus_asked_for(nvml: Callable[..., None]) -> Non
     nvml(*cards)
     assert gpu.memory_used() == [0, 7 * GIB, 0]
     assert gpu.memory_used(["GPU-aabb-2", "GPU-gone"]) == [7 * GIB, 0]
+
+
+def test_a_server_s_recording_has_its_own_gpus_only(nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = [Card(**answers) for answers in CARDS]
+    cards[2].hold(7 * GIB)
+    nvml(*cards)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with Sampler(hz=5, gpus=["GPU-cccc-3"]) as sampler:
+        pass
+    assert [(track.name, track.memory[-1]) for track in sampler.recording.tracks] == [("GPU 2", 7 * GIB)]
+    with Sampler(hz=5) as sampler:
+        pass
+    assert [track.name for track in sampler.recording.tracks] == ["GPU 0", "GPU 1"]

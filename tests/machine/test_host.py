@@ -40,6 +40,7 @@ def well(**changes: object) -> Facts:
         "proxy": "",
         "turbo": False,
     }
+    changes = {"visible": changes.get("gpus", ()), **changes}
     return dataclasses.replace(HERE, **healthy | changes)  # type: ignore[arg-type]
 
 
@@ -148,3 +149,11 @@ def test_install_tools_without_root_gives_the_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(packages, "has", lambda name: False)
     with pytest.raises(InstallError, match="apt-get install -y git-lfs tmux"):
         packages.install_tools(["git-lfs", "tmux"])
+
+
+def test_gpus_that_are_hidden_are_named() -> None:
+    first, second = gpu(), dataclasses.replace(gpu(), index=1, uuid="GPU-2")
+    row = line(well(gpus=(first, second), visible=(second,)), "hidden GPUs")
+    assert (row.verdict, row.value) == ("ok", "GPU 0 hidden by CUDA_VISIBLE_DEVICES")
+    row = line(well(gpus=(first, second), visible=()), "hidden GPUs")
+    assert row.verdict == "warn" and row.value.startswith("GPU 0, 1 hidden") and "unset CUDA_VISIBLE_DEVICES" in row.fix

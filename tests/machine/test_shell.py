@@ -40,7 +40,6 @@ def test_a_new_terminal_knows_them(bashrc: Path, tmp_path: Path) -> None:
     assert read_by_bash(bashrc, "HF_HOME") == str(tmp_path / "data home" / "caches" / "huggingface")
     assert read_by_bash(bashrc, "EDITOR") == "vim"
     assert os.environ["HF_HOME"] == read_by_bash(bashrc, "HF_HOME"), "and so does this process"
-    assert shell.persisted(bashrc)
 
 
 def test_added_once(bashrc: Path) -> None:

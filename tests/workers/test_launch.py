@@ -173,7 +173,7 @@ def test_a_tick_comes_before_the_first_event_and_again_while_the_worker_is_silen
 
 def test_an_end_without_a_word_is_told_in_the_callers_words(tmp_path: Path) -> None:
     def failure(code: int, log: Path) -> LabError:
-        return NoSpace(f"code {code}: {log.read_text().strip()}")
+        return NoSpace(f"code {code}: {log.read_text().strip()}", "")
 
     with pytest.raises(NoSpace, match="code 3: last words"):
         run(tmp_path, "def work(request):\n    print('last words')\n    sys.stdout.flush()\n    os._exit(3)", on_failure=failure)
