@@ -24,7 +24,7 @@ from labkit import webui
 from labkit.common.settings import settings
 from labkit.runtimes import environments
 from labkit.webui.data import data
-from labkit.webui.launch import Launch
+from labkit.webui.launch import PageLaunch
 
 
 def healthy(port: int) -> bool:
@@ -50,7 +50,7 @@ def bare_seconds() -> float:
     own, port = data(config), config.ports["open_webui"]
     shutil.rmtree(own.folder, ignore_errors=True)
     own.folder.mkdir(parents=True)
-    launch = Launch(config, own, environments.python("open_webui"), port)
+    launch = PageLaunch(config, own, environments.python("open_webui"), port)
     environment = {**os.environ, **launch.environment, **launch.secrets}
     started = time.monotonic()
     with open(os.devnull, "wb") as null:

@@ -163,3 +163,12 @@ def test_torch_is_imported_in_workers_only() -> None:
 def test_a_script_for_another_python_knows_little_of_labkit(path: Path) -> None:
     targets = set(imports(f"workers.{path.stem}", path, modules()))
     assert {target for target in targets if not target.startswith("workers.")} <= {"chat.reasoning"}
+
+
+def test_one_class_name_has_one_meaning() -> None:
+    places: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    assert {name: there for name, there in places.items() if len(there) > 1} == {}

@@ -124,7 +124,7 @@ def merge(
         whole = stack.enter_context(_unpickled(read)) if read.pickled else read
         report, pairing = look(weights, whole, started=started)
         _require_mergeable(report, pairing, method, accept)
-        job = _Job(weights, whole, target, pairing, method, tokenizer)
+        job = _Merge(weights, whole, target, pairing, method, tokenizer)
         job.require_new()
         done = job.run(resume)
     return replace(done, seconds=time.monotonic() - started, report=report)
@@ -153,7 +153,7 @@ def _unpickled(adapter: Adapter) -> Iterator[Adapter]:
         yield replace(adapter, tensors=read_header(weights), weights=weights)
 
 
-class _Job:
+class _Merge:
     """One merge: its draft, its worker, its finish."""
 
     def __init__(self, base: Weights, adapter: Adapter, target: Path, pairing: Pairing, method: str, tokenizer: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..common import figures, tables
 from ..common.figures import COLOURS, Picture
 from ..evaluation import scores
-from ..workers.proof_job import Measured, ModuleKind, TeacherForced
+from ..workers.proof_job import ModelDifference, ModuleKind, TeacherForced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ SLACK = 0.001
 
 
 @dataclass(frozen=True, repr=False)
-class Proof(Measured):
+class Proof(ModelDifference):
     """What `compare` found; shows itself as tables and words. True when the merge holds (`lines` says why not): no weight further
     than one unit in the last place from the exact sum, nothing else changed, the same first token at 99 % of the positions, in
     fp32 arithmetic where that was asked: in their own type models that are unsure (little trained) have more near ties than that.

@@ -2,7 +2,7 @@
 
     training = labkit.training.finetune.train(base, incidents.conversations("train", 512), out)
     training.figure()                                  the loss
-    labkit.training.finetune.Training.load(out)        the same, another day
+    labkit.training.finetune.PeftTraining.load(out)        the same, another day
 
 Only the last reply of each conversation is learnt, with its <think> block: the loss leaves out everything before it.
 The adapter is an ordinary PEFT folder (adapter_config.json, adapter_model.safetensors) with training.json beside them.
@@ -56,7 +56,7 @@ LARGE = Defaults(steps=200, batch=8, learning_rate=1e-4)
 
 
 @dataclass(frozen=True, repr=False)
-class Training(record.Training):
+class PeftTraining(record.Training):
     """A finished training. `tokens` are those of all replies once, `longest` those of the longest conversation.
 
     `seconds_before` is what passed until the first step; `products` is the type in which matrices were multiplied. `digest` is
@@ -103,7 +103,7 @@ def train(
     max_length: int = 2048,
     four_bit: bool = False,
     seed: int = 0,
-) -> Training:
+) -> PeftTraining:
     """Train an adapter for the model in folder `base` on `conversations` and write it to `out`; shows progress.
 
     Each conversation is a list of {"role", "content"} whose last message is the assistant's. `alpha` / `rank` scales what the
@@ -117,7 +117,7 @@ def train(
     GPU is full).
     """
     source = require_model(base)
-    target = require_empty(out, "labkit.training.finetune.Training.load(folder) reads an earlier training.")
+    target = require_empty(out, "labkit.training.finetune.PeftTraining.load(folder) reads an earlier training.")
     require_replies(conversations)
     defaults = SMALL if _weight_bytes(source) < SMALL_BYTES else LARGE
     settings = FinetuneSettings(
@@ -137,14 +137,14 @@ def train(
     return _train(source, copied(conversations), target, settings)
 
 
-def _train(base: Path, conversations: list[list[dict[str, str]]], out: Path, settings: FinetuneSettings) -> Training:
+def _train(base: Path, conversations: list[list[dict[str, str]]], out: Path, settings: FinetuneSettings) -> PeftTraining:
     started = time.monotonic()
     with draft(out, "training") as folder:
         request = FinetuneRequest(str(base), str(folder), conversations, settings)
         title, fields = f"Training {out.name}", asdict(request)
         answer = launch.run(SCRIPT, fields, title=title, total=settings.steps, unit="steps", environment=ENVIRONMENT)
         result = FinetuneResult(**answer)
-        training = Training(
+        training = PeftTraining(
             folder=out,
             base=str(base),
             seconds=round(time.monotonic() - started, 1),

@@ -42,7 +42,7 @@ from ..workers.commands import CommandResult
 from . import record
 from .conversations import Messages, copied, require_turns
 from .llamafactory_example import Example, ExampleReader
-from .llamafactory_files import DATA, Settings, export_yaml, require_further, training_yaml, write_dataset
+from .llamafactory_files import DATA, FactorySettings, export_yaml, require_further, training_yaml, write_dataset
 from .record import MAX_ADAPTER_BYTES
 
 ENGINE = "llamafactory"
@@ -99,7 +99,7 @@ KNOWN = (
 
 
 @dataclass(frozen=True, repr=False)
-class Training(record.Training):
+class FactoryTraining(record.Training):
     """A finished training. `yaml` is the file that LLaMA-Factory was told by, `example` the longest conversation as it read it."""
 
     yaml: str
@@ -149,7 +149,7 @@ def train(
     four_bit: bool = False,
     seed: int = 0,
     **more: Any,
-) -> Training:
+) -> FactoryTraining:
     """Train an adapter for the model in folder `base` on `conversations` and write it to `out`; prints the YAML, shows progress.
 
     Each conversation is a list of {"role", "content"}: a system message or none, then user and assistant in turn; the last reply is
@@ -169,7 +169,7 @@ def train(
             f"{source} has no chat template; LLaMA-Factory would train on the bare text, without a mark of who speaks.",
             'Name one of its templates that fits the model: template="qwen3_nothink", "llama3" ...',
         )
-    settings = Settings(
+    settings = FactorySettings(
         rank=rank,
         alpha=alpha,
         targets=targets if isinstance(targets, str) else ",".join(targets),
@@ -186,7 +186,7 @@ def train(
     if four_bit and not _on_gpu():
         raise SettingError("four_bit trains on a base that a GPU holds in 4 bits; this machine shows no GPU.", "four_bit=False.")
     disk.require({target: min(MAX_ADAPTER_BYTES, Weights.read(source).bytes)})
-    job = _Job(source, target, training_yaml(source, settings, more, gpu=_on_gpu()))
+    job = _FactoryRun(source, target, training_yaml(source, settings, more, gpu=_on_gpu()))
     return job.train(copied(conversations), steps, {**asdict(settings), "batch": batch * accumulate, **more})
 
 
@@ -202,10 +202,10 @@ def export(base: str | Path, adapter: str | Path, out: str | Path, *, template: 
     if not report:
         raise report.error()
     disk.require({target: Weights.read(source).bytes})
-    return _Job(source, target, export_yaml(source, adapter_folder, template)).export(adapter_folder)
+    return _FactoryRun(source, target, export_yaml(source, adapter_folder, template)).export(adapter_folder)
 
 
-class _Job:
+class _FactoryRun:
     """One call: a draft folder that is the working directory, the YAML in it, the command, and the rename."""
 
     def __init__(self, base: Path, out: Path, text: str) -> None:
@@ -216,7 +216,7 @@ class _Job:
         if not self.program.exists():
             raise SettingError(f"{self.program} is not there.", f"LABKIT_RUNTIME_LLAMAFACTORY must name a Python beside {COMMAND}.")
 
-    def train(self, conversations: list[list[dict[str, str]]], steps: int, settings: dict[str, Any]) -> Training:
+    def train(self, conversations: list[list[dict[str, str]]], steps: int, settings: dict[str, Any]) -> FactoryTraining:
         """`settings` are those of the record."""
         losses: list[float] = []
         longest_first = sorted(conversations, key=lambda messages: -sum(len(message["content"]) for message in messages))
@@ -236,7 +236,7 @@ class _Job:
             counts = TRAINABLE.search(result.output)
             if result.code or not (folder / "adapter_model.safetensors").exists() or not counts or not losses or reader.example is None:
                 raise result.error("LLaMA-Factory did not train", KNOWN)
-            training = Training(
+            training = FactoryTraining(
                 folder=self.out,
                 base=str(self.base),
                 losses=tuple(losses),

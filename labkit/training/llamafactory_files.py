@@ -24,7 +24,7 @@ OWN = ("model_name_or_path", "dataset_dir", "dataset", "output_dir", "do_train",
 
 
 @dataclass(frozen=True)
-class Settings:
+class FactorySettings:
     """How to train, under labkit's names. `batch` is conversations at once on each GPU, `max_length` tokens; `targets` as one text."""
 
     rank: int
@@ -54,7 +54,7 @@ def require_further(more: Mapping[str, Any]) -> None:
         raise SettingError(f"{', '.join(taken)}: labkit writes this itself.", "Use base=, conversations= and out=.")
 
 
-def training_yaml(base: Path, settings: Settings, more: Mapping[str, Any], *, gpu: bool) -> str:
+def training_yaml(base: Path, settings: FactorySettings, more: Mapping[str, Any], *, gpu: bool) -> str:
     """What `llamafactory-cli train` reads."""
     quantised = {"quantization_bit": 4, "quantization_method": "bnb"} if settings.four_bit else {}
     sections = {

@@ -26,7 +26,7 @@ from .data import EMAIL, Data
 
 
 @dataclass(frozen=True)
-class Launch:
+class PageLaunch:
     """One start of Open-WebUI under `config` with the data folder `data`, by the Python of its environment, on 127.0.0.1:`port`.
 
     `origins` are further addresses from which browsers may use the page ("https://...").

@@ -34,7 +34,7 @@ from ..serving.server import attach as attach_engine
 from ..serving.stopping import StopReport
 from .api import Api, Connection, ConnectionCheck, clean, same_place
 from .data import EMAIL, Data, data
-from .launch import Launch, deployment
+from .launch import PageLaunch, deployment
 
 START_SECONDS = 900.0
 """8 s on an idle machine with two cores; 200 s were seen on a busy one."""
@@ -212,7 +212,7 @@ def serve(*, port: int | None = None, owner: str | None = None, origins: Iterabl
     runtime = environments.install(ENGINE.runtime)
     version = runtime.versions[ENGINE.name]
     own = data(config)
-    launch = Launch(config, own, runtime.python, number, tuple(origins))
+    launch = PageLaunch(config, own, runtime.python, number, tuple(origins))
     record = launch.record(owner or config.owner)
     server = _running(record)
     if server is None:

@@ -68,7 +68,7 @@ class TeacherForced:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ModelDifference:
     """What is measured of weights and logits: of the models' own type `dtype`, on `device`.
 
     `forced` is in the models' own type, `exact` the same in fp32 arithmetic (None for models that are too large for it),
@@ -89,6 +89,6 @@ class Measured:
 class ProofResult:
     """What was measured, and the replies of the task, injected and merged."""
 
-    measured: Measured
+    measured: ModelDifference
     injected: Replies
     merged: Replies

@@ -20,7 +20,7 @@ from labkit.workers.logit_comparison import LogitComparison
 from labkit.workers.messages import parse
 from labkit.workers.offline_job import Message
 from labkit.workers.offline_worker import ReplyCount, play
-from labkit.workers.proof_job import Measured, ProofRequest, ProofResult
+from labkit.workers.proof_job import ModelDifference, ProofRequest, ProofResult
 from labkit.workers.side import answer, tell
 from labkit.workers.weight_comparison import WeightComparison
 
@@ -52,7 +52,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     merged = play(model, tokenizer, job.task, count)
     del model
     exact = fp32.second(transformers_side.load(job.merged, dtype="float32"), "merged, fp32").result(tokenizer) if fp32 else None
-    measured = Measured(
+    measured = ModelDifference(
         dtype=weights.dtype,
         device=transformers_side.device_name(),
         weights=weights.rows(),

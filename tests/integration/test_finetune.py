@@ -39,7 +39,7 @@ def base(home: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.Training:
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.PeftTraining:
     return finetune.train(base, CONVERSATIONS, tmp_path_factory.mktemp("adapters") / "one", **SETTINGS)
 
 
@@ -47,7 +47,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def test_the_loss_falls_and_the_folder_is_an_ordinary_adapter(trained: finetune.Training, base: Path) -> None:
+def test_the_loss_falls_and_the_folder_is_an_ordinary_adapter(trained: finetune.PeftTraining, base: Path) -> None:
     assert trained.losses[-1] < 0.8 * trained.losses[0]
     config = json.loads((trained.folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base.resolve()) and config["revision"] is None
@@ -56,10 +56,12 @@ def test_the_loss_falls_and_the_folder_is_an_ordinary_adapter(trained: finetune.
     assert {tensor.dtype for tensor in tensors.values()} == {"F32"}
     assert sum(tensor.bytes for tensor in tensors.values()) == 4 * trained.trainable
     assert len(tensors) == 2 * 7 * profile("tiny").shape.layers
-    assert finetune.Training.load(trained.folder) == trained
+    assert finetune.PeftTraining.load(trained.folder) == trained
 
 
-def test_the_same_seed_gives_the_same_adapter_and_the_base_is_left_alone(trained: finetune.Training, base: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_adapter_and_the_base_is_left_alone(
+    trained: finetune.PeftTraining, base: Path, tmp_path: Path
+) -> None:
     before = digests(base)
     again = finetune.train(base, CONVERSATIONS, tmp_path / "again", **SETTINGS)
     assert digests(base) == before

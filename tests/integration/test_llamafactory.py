@@ -36,11 +36,11 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def training(place: Path) -> llamafactory.Training:
+def training(place: Path) -> llamafactory.FactoryTraining:
     return llamafactory.train(place / "base", CONVERSATIONS, place / "adapter", steps=12, batch=8, learning_rate=2e-3)
 
 
-def test_it_learns_the_last_reply_as_given(training: llamafactory.Training) -> None:
+def test_it_learns_the_last_reply_as_given(training: llamafactory.FactoryTraining) -> None:
     assert len(training.losses) == 12 and training.losses[-1] < training.losses[0]
     reply = next(one[-1]["content"] for one in CONVERSATIONS if one[-1]["content"] in training.example.learnt)
     assert training.example.learnt.startswith(reply) and training.example.learnt.endswith("<|im_end|>")
@@ -48,12 +48,12 @@ def test_it_learns_the_last_reply_as_given(training: llamafactory.Training) -> N
     assert 0 < training.trainable < training.total / 10
 
 
-def test_what_it_was_told_lies_with_what_it_made(training: llamafactory.Training) -> None:
+def test_what_it_was_told_lies_with_what_it_made(training: llamafactory.FactoryTraining) -> None:
     assert yaml.safe_load((training.folder / "train.yaml").read_text()) == yaml.safe_load(training.yaml)
     assert not list(training.folder.glob("checkpoint-*")) and not list(training.folder.glob("*.bin"))
 
 
-def test_its_export_is_the_merge(training: llamafactory.Training, place: Path) -> None:
+def test_its_export_is_the_merge(training: llamafactory.FactoryTraining, place: Path) -> None:
     assert lora.check(place / "base", training.folder)
     exported = llamafactory.export(place / "base", training.folder, place / "exported")
     merged = lora.merge(place / "base", training.folder, place / "merged")

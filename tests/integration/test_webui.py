@@ -26,7 +26,7 @@ from labkit.runtimes import environments
 from labkit.serving.registry import ServerFolder
 from labkit.serving.server import Server
 from labkit.webui.data import _unfinished
-from labkit.webui.launch import Launch
+from labkit.webui.launch import PageLaunch
 from labkit.webui.page import WebUI
 
 from .conftest import wait_until
@@ -51,7 +51,7 @@ def test_it_is_proven_in_every_point(page: WebUI) -> None:
 
 def test_a_half_changed_database_is_told_from_a_ready_one(page: WebUI, tmp_path: Path) -> None:
     """By this version's own files: what `Data.prepare` relies on when an update was killed."""
-    steps = Launch(labkit.settings(), page.data, environments.python("open_webui"), page.server.port).migrations
+    steps = PageLaunch(labkit.settings(), page.data, environments.python("open_webui"), page.server.port).migrations
     assert not _unfinished(page.data.database, steps)
     with closing(sqlite3.connect(page.data.database)) as source, closing(sqlite3.connect(tmp_path / "half.db")) as copy, copy:
         source.backup(copy)

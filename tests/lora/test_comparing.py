@@ -20,7 +20,7 @@ from labkit.models.profiles import profile
 from labkit.workers import launch
 from labkit.workers.messages import parse
 from labkit.workers.offline_job import OfflineReply
-from labkit.workers.proof_job import Disagreement, Measured, ModuleKind, ProofRequest, ProofResult, TeacherForced
+from labkit.workers.proof_job import Disagreement, ModelDifference, ModuleKind, ProofRequest, ProofResult, TeacherForced
 
 CONVERSATION = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
 
@@ -158,7 +158,7 @@ def test_what_the_worker_answers_becomes_the_proof(base: Path, adapter: Path, mo
     right = tuple(OfflineReply(one.first_reply(), one.second_reply(), 0.5) for one in asked)
     wrong = tuple(OfflineReply("", "", 0.5, 9) for _ in asked)
     shown = proof(forced=forced(0.99))
-    measured = Measured(**{field.name: getattr(shown, field.name) for field in fields(Measured)})
+    measured = ModelDifference(**{field.name: getattr(shown, field.name) for field in fields(ModelDifference)})
     result = ProofResult(measured, injected=(right, right), merged=(right, wrong))
 
     def run(path: Path, request: dict[str, Any], **options: Any) -> dict[str, Any]:

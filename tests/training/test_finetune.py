@@ -16,7 +16,7 @@ from labkit.common.errors import LabError, SettingError
 from labkit.models import course_model
 from labkit.models.profiles import profile
 from labkit.training import finetune
-from labkit.training.finetune import Training
+from labkit.training.finetune import PeftTraining
 from labkit.workers import finetune_worker, launch, transformers_side
 
 CONVERSATION = [
@@ -147,7 +147,7 @@ def test_the_adapter_appears_whole_with_its_record(base: Path, tmp_path: Path, n
     training = finetune.train(base, [CONVERSATION], tmp_path / "out" / "adapter", steps=3)
     assert sorted(file.name for file in training.folder.iterdir()) == ["README.md", "adapter_config.json", "training.json"]
     assert [file.name for file in training.folder.parent.iterdir()] == ["adapter"]
-    assert Training.load(training.folder) == training
+    assert PeftTraining.load(training.folder) == training
     assert training.loss == 0.5 and "loss 2.00 to 0.500" in str(training)
     assert no_worker[0]["base"] == str(base) and no_worker[0]["conversations"] == [CONVERSATION]
 
@@ -229,7 +229,7 @@ def test_a_folder_without_a_record_is_named(tmp_path: Path, content: str | None)
     if content is not None:
         (tmp_path / "training.json").write_text(content)
     with pytest.raises(LabError, match="training.json is no record"):
-        Training.load(tmp_path)
+        PeftTraining.load(tmp_path)
 
 
 def test_the_loss_is_drawn(base: Path, tmp_path: Path) -> None:
