@@ -23,6 +23,7 @@ from .machine.shell import persist as persist
 from .machine.tunnels import tunnel as tunnel
 from .models.manifests import verify as verify
 from .models.profiles import profile as profile
+from .models.profiles import profiles as profiles
 from .runtimes.environments import install as install
 from .serving.server import attach as attach
 from .serving.server import running as running

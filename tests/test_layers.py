@@ -172,3 +172,11 @@ def test_one_class_name_has_one_meaning() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(name)
     assert {name: there for name, there in places.items() if len(there) > 1} == {}
+
+
+@pytest.mark.parametrize("door", sorted(PACKAGE.rglob("__init__.pyi")), ids=lambda path: path.parent.name)
+def test_no_name_of_a_door_is_hidden_by_a_module(door: Path) -> None:
+    """Importing a module makes it an attribute of its package: a function of that name could be had only until then."""
+    inside = {path.stem for path in door.parent.glob("*.py")} | {path.parent.name for path in door.parent.glob("*/__init__.py")}
+    names = re.findall(r"^from \.+[\w.]+ import (\w+) as", door.read_text(), re.MULTILINE)
+    assert not inside & set(names)

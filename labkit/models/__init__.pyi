@@ -1,4 +1,3 @@
-from . import profiles as profiles
 from .adapter import Adapter as Adapter
 from .course_model import loss_figure as loss_figure
 from .course_model import make as make
