@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "gateway": {"engines", "chat"},
     "webui": {"engines", "machine", "runtimes", "serving"},
     "training": {"machine", "models", "runtimes", "workers", "evaluation", "lora"},
-    "course": {"machine", "runtimes", "models"},
+    "course": {"machine", "runtimes"},
 }
 """Package -> what it may import, besides itself and common. The doors at the top (`cli`, `bootstrap`) may import all."""
 MOST_FLOORS = 10
