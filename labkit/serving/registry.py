@@ -80,15 +80,21 @@ class ServerFolder:
 
     @property
     def record(self) -> Record | None:
-        """What was started last under this name, None if nothing ever was."""
+        """What was started last under this name, None if nothing ever was or what was written cannot be read."""
         content = self._read("server.json")
-        return Record.from_json(content) if content else None
+        try:
+            return Record.from_json(content) if content else None
+        except (TypeError, ValueError):
+            return None
 
     @property
     def exit(self) -> Exit | None:
         """How it ended, None while it runs or if nobody lived to write it down."""
         content = self._read("exit.json")
-        return Exit(**_known(Exit, content)) if content else None
+        try:
+            return Exit(**_known(Exit, content)) if content else None
+        except TypeError:
+            return None
 
     @property
     def engine_pid(self) -> int:
@@ -134,10 +140,10 @@ class ServerFolder:
 
     def _session(self) -> list[int]:
         """Live processes in the session that the engine leads, unless the pid has since been given to somebody else."""
-        pids = self._read("pids.json")
-        if not pids or not pids["engine"]:
+        pids = self._read("pids.json") or {}
+        engine, started = pids.get("engine", 0), pids.get("engine_started", 0)
+        if not engine:
             return []
-        engine, started = pids["engine"], pids["engine_started"]
         leader = process_row(engine)
         if leader and leader.started != started:
             return []
@@ -145,10 +151,10 @@ class ServerFolder:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            content: dict[str, Any] = json.loads((self.folder / name).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            content = json.loads((self.folder / name).read_text())
+        except (OSError, ValueError):
             return None
-        return content
+        return content if isinstance(content, dict) else None
 
 
 def entries(config: Settings | None = None) -> list[ServerFolder]:

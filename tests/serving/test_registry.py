@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from labkit.cli import main
 from labkit.engines import ENGINES
 from labkit.serving.registry import FORMAT, Record, ServerFolder
 from labkit.serving.server import Server, attach, running
@@ -52,3 +53,16 @@ def test_what_a_newer_labkit_adds_is_ignored(home: Path) -> None:
     assert folder.record == replace(Record.from_json(OLD), format=FORMAT)
     assert folder.exit is not None and (folder.exit.code, folder.exit.left) == (0, ())
     assert folder.status().note == "exited, exit code 0"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"text"', "{}", '{"name": "fake"}', '{"stages": [1]}', "\x00", '{"stages": 3}'])
+def test_one_record_that_cannot_be_read_hinders_nobody(text: str, begin: Callable[..., Server], home: Path) -> None:
+    for name in ("server.json", "pids.json", "exit.json"):
+        file = home / "state" / "servers" / "damaged" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    damaged = ServerFolder("damaged")
+    assert (damaged.record, damaged.exit, damaged.guards(), damaged.processes()) == (None, None, [], [])
+    assert damaged.status().state == "ended" and running() == []
+    assert main(["ps"]) == 0
+    assert begin(name="other").wait(30).state == "ready"
