@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("model", nargs="?", default="auto", help="a profile, a folder or a hub's id")
     up.add_argument("--name", help="a name of its own, for several servers of one engine (default: the engine's)")
     up.add_argument("--port", type=int, help="default: the engine's own; for another name the next one that is free")
-    up.add_argument("--gpus", type=lambda text: text.split(","), metavar="0,1", help="indices as nvidia-smi shows them, or UUIDs")
+    up.add_argument("--gpus", metavar="0,1", help="indices as nvidia-smi shows them, or UUIDs")
     up.add_argument("--share-gpu", action="store_true", help="also on a GPU that another server of the kit uses")
     up.add_argument("--no-wait", action="store_true", help="return at once; ./lab ps tells when it is ready")
     up.add_argument("--modelscope", action="store_true", help="take a hub id from ModelScope")

@@ -78,13 +78,14 @@ def visible(environment: Mapping[str, str] | None = None) -> list[Device]:
     return chosen
 
 
-def select(gpus: Sequence[int | str]) -> list[Device]:
-    """The visible GPUs that `gpus` names by index (nvidia-smi's) or by UUID, which may be shortened.
+def select(gpus: int | str | Sequence[int | str]) -> list[Device]:
+    """The visible GPUs that `gpus` names by index (nvidia-smi's) or by UUID, which may be shortened: 1, "0,1" or a list.
 
     Raises `SettingError` for one that is not there, that CUDA_VISIBLE_DEVICES hides, or that is named twice, and for none.
     """
+    gpus = gpus.split(",") if isinstance(gpus, str) else [gpus] if isinstance(gpus, int) else gpus
     there = visible()
-    chosen = [_match(str(name), there) for name in gpus]
+    chosen = [_match(str(name).strip(), there) for name in gpus]
     known = ", ".join(f"{device.cuda_name} ({device.name})" for device in there) or "none"
     for name, device in zip(gpus, chosen, strict=True):
         if device is None:

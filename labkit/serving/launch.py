@@ -55,7 +55,7 @@ def plan_launch(
     *,
     name: str | None = None,
     port: int | None = None,
-    gpus: Sequence[int | str] | None = None,
+    gpus: int | str | Sequence[int | str] | None = None,
     owner: str | None = None,
     use_modelscope: bool = False,
     hot_adapters: bool = False,
@@ -77,7 +77,7 @@ def plan_launch(
     served = str(
         chosen_options.pop("served_model_name", None) or (chosen.served_name if isinstance(chosen, Profile) else Path(source).name)
     )
-    number = port or _port(engine, server, config)
+    number = _port(engine, server, config) if port is None else _checked_port(port)
     argv = flags(
         {"served_model_name": served, "host": "127.0.0.1", "port": number}
         | _translate(engine, brought)
@@ -143,6 +143,12 @@ def _port(engine: Engine, server: str, config: Settings) -> int:
         if number not in taken.values() and ports.listener(number) is None:
             return number
     raise SettingError(f"No port from {first} on is free.", "Give one: port=<1024 to 65535>.")
+
+
+def _checked_port(port: int) -> int:
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+        raise SettingError(f"port is {port!r}.", "Give a number from 1024 to 65535, or leave it out.")
+    return port
 
 
 def _require_own_names(engine: Engine, options: Mapping[str, object]) -> None:

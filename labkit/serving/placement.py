@@ -28,14 +28,14 @@ class Placement:
     environment: dict[str, str]
 
 
-def place(engine: Engine, argv: Sequence[str], device: str, gpus: Sequence[int | str] | None) -> Placement:
+def place(engine: Engine, argv: Sequence[str], device: str, gpus: int | str | Sequence[int | str] | None) -> Placement:
     """The GPUs for the command line `argv`: `gpus` by index or UUID, else as many of the visible ones as the flags ask for.
 
     Raises `SettingError` for GPUs that are not there, and for any on a machine that serves without.
     """
     if device != "gpu":
         if gpus is not None:
-            raise SettingError(f"gpus is {list(gpus)}, and this machine serves without a GPU.", "Leave gpus out.")
+            raise SettingError(f"gpus is {gpus!r}, and this machine serves without a GPU.", "Leave gpus out.")
         return Placement([], {})
     chosen = gpu.select(gpus) if gpus is not None else gpu.visible()[: _size(engine, argv)]
     environment = {gpu.VISIBLE: ",".join(each.cuda_name for each in chosen)} if gpus is not None else {}

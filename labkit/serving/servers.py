@@ -21,7 +21,7 @@ def serve(
     *,
     name: str | None = None,
     port: int | None = None,
-    gpus: Sequence[int | str] | None = None,
+    gpus: int | str | Sequence[int | str] | None = None,
     share_gpu: bool = False,
     owner: str | None = None,
     wait: bool = True,

@@ -92,6 +92,12 @@ ROWS = {
         VLLM_ALWAYS | FOLDER | {"CUDA_VISIBLE_DEVICES": "1"},
         arguments={"gpus": [1]},
     ),
+    "one GPU, not in a list": Row(
+        [*VLLM, "BASE", *named("base")], VLLM_ALWAYS | FOLDER | {"CUDA_VISIBLE_DEVICES": "1"}, arguments={"gpus": 1}
+    ),
+    "two GPUs as one word": Row(
+        [*VLLM, "BASE", *named("base")], VLLM_ALWAYS | FOLDER | {"CUDA_VISIBLE_DEVICES": "0,1"}, arguments={"gpus": "0, 1"}
+    ),
     "both GPUs by UUID": Row(
         [*VLLM, "BASE", *named("base"), "--tensor-parallel-size", "2"],
         VLLM_ALWAYS | FOLDER | {"CUDA_VISIBLE_DEVICES": "1,0"},
@@ -241,6 +247,11 @@ def test_a_server_knows_its_gpus_without_being_told(
         ("vllm", {"name": "sglang"}, {}, SettingError, "SGLang's own server"),
         ("vllm", {"gpus": [2]}, {}, SettingError, "no GPU 2"),
         ("vllm", {"gpus": []}, {}, SettingError, "at least one"),
+        ("vllm", {"gpus": "GPU-x"}, {}, SettingError, "no GPU 'GPU-x'"),
+        ("vllm", {"gpus": [0.5]}, {}, SettingError, "no GPU 0.5"),
+        ("vllm", {"port": 0}, {}, SettingError, "port is 0"),
+        ("vllm", {"port": 70000}, {}, SettingError, "port is 70000"),
+        ("vllm", {"port": "8000"}, {}, SettingError, "port is '8000'"),
         ("sglang", {}, {"max_num_seqs": 4}, SettingError, "max_num_seqs is max_running_requests"),
         ("sglang", {}, {"config": "mine.yaml"}, SettingError, "uses it for the key"),
         ("vllm", {"hot_adapters": True}, {"enable_lora": False}, SettingError, "contradict"),
