@@ -206,21 +206,26 @@ def _down(chosen: argparse.Namespace) -> int:
 
 
 def _ps(chosen: argparse.Namespace) -> None:
-    from .machine.gpu import devices
+    from .engines import ENGINES
+    from .machine.gpu import find
     from .serving.registry import entries
+    from .serving.server import Server
 
-    names = {device.uuid: device.cuda_name for device in devices()}
     rows = [("NAME", "STATE", "PORT", "MODEL", "GPU", "OWNER", "MEMORY", "SINCE", "NOTE")]
     for entry in entries():
         record, status = entry.record, entry.status()
         if record is None:
             continue
         since = time.strftime("%m-%d %H:%M", time.localtime(record.created_at))
-        server = _server(record.engine, entry.name)
-        memory = f"{sum(process.memory_info().rss for process in server.processes()) / GIB:.1f} GiB" if status.alive else ""
-        gpus = ",".join(names.get(uuid, "gone") for uuid in record.gpus) or "-"
-        state = "not answering" if status.state == "ready" and not server.answers() else status.state
-        rows.append((entry.name, state, str(record.port), record.model, gpus, record.owner, memory, since, status.note))
+        gpus = ",".join(device.cuda_name for device in find(record.gpus)) or "-"
+        state, memory, note = status.state, "", status.note
+        if record.engine not in ENGINES:
+            note = f"{record.engine} is no engine that this labkit knows"
+        elif status.alive:
+            server = Server(ENGINES[record.engine], entry)
+            memory = f"{sum(process.memory_info().rss for process in server.processes()) / GIB:.1f} GiB"
+            state = "not answering" if state == "ready" and not server.answers() else state
+        rows.append((entry.name, state, str(record.port), record.model, gpus, record.owner, memory, since, note))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -228,11 +233,13 @@ def _ps(chosen: argparse.Namespace) -> None:
 
 def _logs(chosen: argparse.Namespace) -> None:
     from .serving.registry import ServerFolder
+    from .serving.server import Server, known_engine
 
-    record = ServerFolder(chosen.name).record
+    folder = ServerFolder(chosen.name)
+    record = folder.record
     if record is None:
         raise LabError(f"No server {chosen.name!r} was ever started here.", "./lab ps lists what was.")
-    server = _server(record.engine, chosen.name)
+    server = Server(known_engine(record), folder)
     text = server.logs(chosen.lines, errors=chosen.errors)
     if not text and not chosen.errors and server.logs(1, errors=True):
         print(f"{server.log} is empty; the error log is not: ./lab logs {chosen.name} --errors", file=sys.stderr)
@@ -251,14 +258,6 @@ def _follow(server: Server, *, errors: bool) -> None:
         sys.stdout.flush()
         time.sleep(0.5)
     sys.stdout.write(follower.new(last=True))
-
-
-def _server(engine: str, name: str) -> Server:
-    from .engines import ENGINES
-    from .serving.registry import ServerFolder
-    from .serving.server import Server
-
-    return Server(ENGINES[engine], ServerFolder(name))
 
 
 def _download(chosen: argparse.Namespace) -> None:

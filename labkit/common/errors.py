@@ -52,6 +52,10 @@ class PortInUse(LabError):
     """Somebody else listens on the port. They are named and left alone."""
 
 
+class AlreadyRunning(LabError):
+    """A server of that name runs, and is not the one that was asked for."""
+
+
 class GpuInUse(LabError):
     """A GPU that another server of the kit uses. It is named and left alone."""
 

@@ -40,8 +40,9 @@ def flags(options: dict[str, object]) -> list[str]:
 
 
 def split_words(command: Iterable[str]) -> list[str]:
-    """The words of a command line, --flag=value as two."""
-    return [part for word in command for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    """The words of a command line, --flag=value as two, and flags with hyphens, as the engines themselves read --max_num_seqs."""
+    words = [part for word in command for part in (word.split("=", 1) if word.startswith("-") else [word])]
+    return [word.replace("_", "-") if word.startswith("--") else word for word in words]
 
 
 def as_number(value: object) -> int | None:

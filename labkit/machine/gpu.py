@@ -125,7 +125,7 @@ def device_kind() -> str:
 
 def _match(name: str, among: Sequence[Device]) -> Device | None:
     """The device that `name` (an index or the beginning of a UUID) stands for; a MIG slice is asked for by its UUID."""
-    if name.isdigit():
+    if name.isascii() and name.isdigit():
         return next((device for device in among if device.index == int(name) and not device.uuid.startswith(MIG)), None)
     if not name.startswith(("GPU-", MIG)):
         return None

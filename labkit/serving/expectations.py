@@ -24,10 +24,10 @@ def remember(engine: Engine, record: Record) -> None:
 
 def _history() -> dict[str, dict[str, float]]:
     try:
-        content: dict[str, dict[str, float]] = json.loads(history_file().read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        content = json.loads(history_file().read_text())
+    except (OSError, ValueError):
         return {}
-    return content
+    return {key: row for key, row in content.items() if isinstance(row, dict)} if isinstance(content, dict) else {}
 
 
 def _history_key(record: Record) -> str:

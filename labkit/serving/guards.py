@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ..common.errors import LabError, PortInUse
+from ..common.errors import AlreadyRunning, LabError, PortInUse
 from ..common.locks import locked
 from ..common.settings import settings
 from ..engines.engine import Engine
@@ -40,7 +40,6 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
     """
     entry = ServerFolder(record.name)
     with locked(settings().state / "servers.lock"):  # one start at a time, so that two cannot take the same port or GPU
-        entry.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _require_ended(entry)
         _require_port(engine, record)
         if record.device == "gpu":  # Open-WebUI holds none: what an engine takes meanwhile is not its own
@@ -48,9 +47,10 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
                 placement.require_unused(record)
             held_memory.require_returned(record)
             record.baseline = held_memory.measure(record)
+        _drop_old_logs(Path(record.out).parent)
         entry.forget()
         record.created_at = time.time()
-        _drop_old_logs(Path(record.out).parent)
+        entry.save(record)  # before there is a process: one without a record could not be found again
         spec = Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds)
         record.watcher = _launch(entry, spec, record.owner, {**os.environ, **environment})
         record.watcher_started = start_ticks(record.watcher)
@@ -63,8 +63,8 @@ def _require_ended(entry: ServerFolder) -> None:
     if status.state == "stray":
         raise LabError(f"Processes of an earlier {entry.name} are left: {status.note}.", f"./lab down {entry.name} ends them.")
     if status.alive:
-        raise LabError(
-            f"{entry.name} is already {status.state}, with other flags or another model.",
+        raise AlreadyRunning(
+            f"{entry.name} is already {status.state}, with other flags, another model, other GPUs or another owner.",
             f'labkit.attach("{entry.name}") uses it as it is; stop it first to change it: ./lab down {entry.name}.',
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..common.amounts import GIB
@@ -63,7 +64,8 @@ def wait_returned(baseline: Baseline, on_wait: Callable[[float], None] = lambda 
     while not returned(baseline):
         elapsed = time.monotonic() - started
         if elapsed > RETURN_SECONDS:
-            _remember(_noted() | dict(baseline))
+            with suppress(OSError):  # the report says it in any case
+                _remember(_noted() | dict(baseline))
             return False
         on_wait(elapsed)
         time.sleep(POLL_SECONDS)
@@ -100,7 +102,9 @@ def _noted() -> dict[str, int]:
         content = json.loads(_note().read_text())["baseline"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return dict(content) if isinstance(content, dict) else dict(zip((device.uuid for device in devices()), content, strict=False))
+    if isinstance(content, list):
+        content = dict(zip((device.uuid for device in devices()), content, strict=False))
+    return {uuid: used for uuid, used in content.items() if isinstance(used, int)} if isinstance(content, dict) else {}
 
 
 def _remember(baseline: Baseline) -> None:

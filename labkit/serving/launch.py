@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import SettingError
-from ..common.settings import Settings, settings
+from ..common.settings import OWNERS, Settings, settings
 from ..engines import ENGINES, model_engines, open_webui
 from ..engines.engine import Engine
 from ..engines.flags import flags
@@ -69,6 +69,10 @@ def plan_launch(
     """
     engine, config = _engine(engine_name), settings()
     server = _server_name(engine, name)
+    if (owner or config.owner) not in OWNERS:
+        raise SettingError(f"owner is {owner!r}.", 'Use "lab" (servers outlive the kernel) or "kernel" (they end with it).')
+    if isinstance(extra, str) or not all(isinstance(word, str) for word in extra):
+        raise SettingError(f"extra is {extra!r}.", 'Give a list of words: extra=["--seed", "1"].')
     _require_own_names(engine, options)
     device = gpu.device_kind()
     chosen_options = with_lora(engine, options, extra, hot=hot_adapters, device=device)
@@ -124,7 +128,7 @@ def _server_name(engine: Engine, name: str | None) -> str:
     """`name`, or the engine's. Raises `SettingError` for one that is no file name, or that another engine's server has by default."""
     if name is None:
         return engine.name
-    if not NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise SettingError(f"{name!r} is no name for a server.", 'Use letters, digits, ".", "_" and "-": name="draft".')
     if name in ENGINES and name != engine.name:
         raise SettingError(f"{name!r} is the name of {ENGINES[name].title}'s own server.", 'Choose another one: name="draft".')

@@ -13,7 +13,9 @@ from ..models.profiles import Profile, profile, profiles
 
 
 def choose_model(model: str | Path | Profile) -> str | Path | Profile:
-    """A profile where `model` is one or names one, else `model` itself."""
+    """A profile where `model` is one or names one, else `model` itself. Raises `ProfileError` for what cannot name a model."""
+    if not isinstance(model, str | Path | Profile):
+        raise ProfileError(f"{model!r} is no model.", "Give a profile's name, a folder or a hub's id.")
     if isinstance(model, str) and (model == "auto" or model in profiles()):
         return profile(model)
     return model

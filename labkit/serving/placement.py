@@ -39,7 +39,7 @@ def place(engine: Engine, argv: Sequence[str], device: str, gpus: int | str | Se
         return Placement([], {})
     chosen = gpu.select(gpus) if gpus is not None else gpu.visible()[: _size(engine, argv)]
     environment = {gpu.VISIBLE: ",".join(each.cuda_name for each in chosen)} if gpus is not None else {}
-    if len(gpu.devices()) > 1 and not os.environ.get(ORDER):
+    if len(gpu.devices()) > 1 and (gpus is not None or not os.environ.get(ORDER)):
         environment[ORDER] = "PCI_BUS_ID"  # else CUDA counts the fastest card first, and index 1 is another one here and there
     return Placement([each.uuid for each in chosen], environment)
 
@@ -50,11 +50,12 @@ def require_unused(record: Record) -> None:
     if not shared:
         return
     names = sorted({other.name for others in shared.values() for other in others})
-    used = [device for device in gpu.devices() if device.uuid in shared]
-    free = [device.cuda_name for device in gpu.visible() if not sharers(_alone(record, device.uuid))]
-    other = f"Another GPU is free: gpus=[{free[0]}] (./lab up --gpus {free[0]}). " if free else ""
+    used = [f"GPU {device.cuda_name} ({device.name})" for device in gpu.find(list(shared))]
+    size = len(record.gpus)
+    free = [device.cuda_name for device in gpu.visible() if not sharers(_alone(record, device.uuid))][:size]
+    other = f'Free: gpus="{",".join(free)}" (./lab up --gpus {",".join(free)}). ' if len(free) == size else ""
     raise GpuInUse(
-        f"{', '.join(f'GPU {each.index} ({each.name})' for each in used)} is used by {', '.join(names)}.",
+        f"{', '.join(used)} is used by {', '.join(names)}.",
         f"{other}./lab down {names[0]} stops that server. Two small models may share a GPU: share_gpu=True (./lab up --share-gpu), "
         "each with a gpu_memory_utilization (SGLang: mem_fraction_static) of less than a half.",
     )

@@ -1,6 +1,7 @@
 """What is known of each server on disk, and whether it is still true: the memory behind `ps`, `attach` and the next start.
 
 One folder per server under Settings.state: server.json (what was started), pids.json and exit.json (written by the guards).
+A server object belongs to one start, which `created_at` names: what another start under the same name writes is not its own.
 Records outlive an upgrade in both directions: fields that a labkit does not know are ignored, those that are missing have defaults,
 and FORMAT grows only when a field changes its meaning.
 
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from types import UnionType
+from typing import Any, Self, get_origin, get_type_hints
 
 from ..common.settings import Settings, settings
 from .process_table import descendants, is_alive, process_row, process_table
@@ -53,7 +55,7 @@ class Record:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The record that any labkit wrote as `content`. Raises TypeError where what every format has is missing."""
+        """The record that any labkit wrote as `content`. Raises TypeError for what is missing in it or of another type."""
         known = {"format": 1, **_known(cls, content)}
         return cls(**{**known, "stages": [tuple(stage) for stage in known.get("stages", [])]})
 
@@ -77,6 +79,14 @@ class ServerFolder:
     def __init__(self, name: str, config: Settings | None = None) -> None:
         self.folder = (config or settings()).state / "servers" / name
         self.name = name
+        self.start: float | None = None
+        """The `created_at` of the only start that counts; None: whichever is the last."""
+
+    def of(self, record: Record) -> ServerFolder:
+        """The same folder for the start of `record` alone: empty for it as soon as another start has taken the name."""
+        bound = ServerFolder(self.name)
+        bound.folder, bound.start = self.folder, record.created_at
+        return bound
 
     @property
     def record(self) -> Record | None:
@@ -93,15 +103,18 @@ class ServerFolder:
         content = self._read("exit.json")
         try:
             return Exit(**_known(Exit, content)) if content else None
-        except TypeError:
+        except (TypeError, ValueError):
             return None
 
     @property
     def engine_pid(self) -> int:
         """The pid of the engine's first process, 0 before there is one."""
-        return int((self._read("pids.json") or {}).get("engine", 0))
+        return self._pids().get("engine", 0)
 
     def save(self, record: Record) -> None:
+        """Write `record`, unless another start than the one that counts here has taken the name."""
+        if self.start is not None and self.record is None:
+            return
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_json(self.folder / "server.json", asdict(record))
 
@@ -112,7 +125,7 @@ class ServerFolder:
 
     def guards(self) -> list[int]:
         """The pids of watcher and keeper that are alive."""
-        record, pids = self.record, self._read("pids.json") or {}
+        record, pids = self.record, self._pids()
         named = [(record.watcher, record.watcher_started)] if record else []
         named += [(pids.get("keeper", 0), pids.get("keeper_started", 0))]
         return [pid for pid, started in named if is_alive(pid, started)]
@@ -129,7 +142,7 @@ class ServerFolder:
         """The truth now, from the process table and not from what was once written."""
         record, ended = self.record, self.exit
         if record is None:
-            return Status("ended", "never started")
+            return Status("ended", "never started" if self.start is None else "another start has taken its name")
         if self.guards() and ended is None:
             return Status("ready" if record.ready_at else "starting")
         if left := self.processes():
@@ -140,7 +153,7 @@ class ServerFolder:
 
     def _session(self) -> list[int]:
         """Live processes in the session that the engine leads, unless the pid has since been given to somebody else."""
-        pids = self._read("pids.json") or {}
+        pids = self._pids()
         engine, started = pids.get("engine", 0), pids.get("engine_started", 0)
         if not engine:
             return []
@@ -149,7 +162,18 @@ class ServerFolder:
             return []
         return [row.pid for row in process_table() if row.session == engine and row.alive and row.started >= started]
 
+    def _pids(self) -> dict[str, int]:
+        """The guards' pids.json: pid and start time of watcher, keeper and engine."""
+        return {name: value for name, value in (self._read("pids.json") or {}).items() if isinstance(value, int)}
+
     def _read(self, name: str) -> dict[str, Any] | None:
+        content = self._load(name)
+        if self.start is not None and content is not None:
+            record = content if name == "server.json" else self._load("server.json") or {}
+            return content if record.get("created_at") == self.start else None
+        return content
+
+    def _load(self, name: str) -> dict[str, Any] | None:
         try:
             content = json.loads((self.folder / name).read_text())
         except (OSError, ValueError):
@@ -170,8 +194,14 @@ def alive() -> list[tuple[ServerFolder, Record]]:
 
 
 def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `content` are fields of the dataclass `kind`."""
-    return {each.name: content[each.name] for each in fields(kind) if each.name in content}
+    """What of `content` are fields of the dataclass `kind`. Raises TypeError for one of another type."""
+    found = {name: (hint, content[name]) for name, hint in get_type_hints(kind).items() if name in content}
+    for name, (hint, value) in found.items():
+        plain: Any = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
+        allowed: Any = {float: (int, float), tuple: (list, tuple)}.get(plain, plain)
+        if not isinstance(value, allowed):
+            raise TypeError(f"{name} is {value!r}")
+    return {name: value for name, (_, value) in found.items()}
 
 
 def _how(ended: Exit) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..chat import http, served
 from ..chat.served import Served, ServedAdapters
 from ..common import logs
-from ..common.errors import NotRunning, StartFailed
+from ..common.errors import LabError, NotRunning
 from ..engines import ENGINES
 from ..engines.engine import Engine
 from . import held_memory, hot_adapters
@@ -39,8 +39,8 @@ class Server:
     def __init__(self, engine: Engine, entry: ServerFolder) -> None:
         record = entry.record
         if record is None:
-            raise NotRunning(f"No server {entry.name!r} was started here.", f"./lab up {entry.name}, or labkit.serve({entry.name!r}).")
-        self.engine, self._entry, self._record = engine, entry, record
+            raise NotRunning(f"No server {entry.name!r} was started here.", _how_to_start(entry.name))
+        self.engine, self._entry, self._record = engine, entry.of(record), record
 
     def __repr__(self) -> str:
         return f"<{self.engine.title} {self.model!r} at {self.url}: {self.state}>"
@@ -86,8 +86,12 @@ class Server:
 
     @property
     def key(self) -> str:
-        """The API key. Do not print it: cell outputs are saved."""
-        return self.key_file.read_text().strip()
+        """The API key. Do not print it: cell outputs are saved. Raises `LabError` when its file is gone."""
+        try:
+            return self.key_file.read_text().strip()
+        except (OSError, ValueError) as error:
+            fix = f"Stop it and start it again, and it gets a new key: ./lab down {self.name}."
+            raise LabError(f"The key of {self.name} cannot be read: {self.key_file} ({type(error).__name__}).", fix) from error
 
     @property
     def command(self) -> list[str]:
@@ -183,14 +187,18 @@ class Server:
     def wait(self, timeout: float = START_SECONDS) -> Server:
         """Return when ready. Shows stage, elapsed and expected time meanwhile.
 
-        Raises `StartFailed` as soon as the process exits, with the log line that matters, and after `timeout` seconds;
-        then the server is stopped. An interrupt leaves it starting: run the cell again to go on waiting.
+        Raises `StartFailed` as soon as the process exits, with the log line that matters, and after `timeout` seconds; then the server
+        is stopped. Raises `NotRunning` for one that was ready and has ended. An interrupt leaves it starting: run the cell again to go
+        on waiting.
         """
-        if self.state == "ready":
+        status = self._entry.status()
+        if status.state == "ready":
             return self
+        if status.state == "ended" and self._record.ready_at:
+            raise NotRunning(f"The server {self.name!r} has ended: {status.note}.", _how_to_start(self.name))
         try:
             Start(self, self._entry, self._record).wait(timeout)
-        except StartFailed:
+        except LabError:
             if self.alive:
                 self.stop()
             raise
@@ -211,13 +219,29 @@ def attach(name: str) -> Server:
     entry = ServerFolder(name)
     record = entry.record
     if record is None or not entry.status().alive:
-        raise NotRunning(f"No server {name!r} runs here ({entry.status().note}).", f"./lab up {name}, or labkit.serve({name!r}).")
-    return Server(ENGINES[record.engine], entry)
+        raise NotRunning(f"No server {name!r} runs here ({entry.status().note}).", _how_to_start(name))
+    return Server(known_engine(record), entry)
 
 
 def running() -> list[Server]:
-    """All servers of this kit that have live processes."""
-    return [Server(ENGINES[record.engine], entry) for entry, record in alive()]
+    """All servers of this kit that have live processes, but for those of an engine that this labkit does not know."""
+    return [Server(ENGINES[record.engine], entry) for entry, record in alive() if record.engine in ENGINES]
+
+
+def known_engine(record: Record) -> Engine:
+    """The engine of `record`. Raises `LabError` for one of a newer labkit."""
+    if record.engine not in ENGINES:
+        raise LabError(
+            f"The server {record.name!r} is a {record.engine!r}, which this labkit does not know.",
+            f"Use the labkit that started it: {record.command[0] if record.command else 'its command is not on record'}.",
+        )
+    return ENGINES[record.engine]
+
+
+def _how_to_start(name: str) -> str:
+    if name in ENGINES:
+        return f"./lab up {name.replace('_', '-')}, or in Python labkit.{'webui.serve()' if name == 'open_webui' else f'serve({name!r})'}."
+    return f'./lab ps shows what runs; ./lab up ENGINE MODEL --name {name}, or labkit.serve(ENGINE, MODEL, name="{name}").'
 
 
 def shutdown() -> list[StopReport]:

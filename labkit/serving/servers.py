@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..common.errors import AlreadyRunning, PortInUse
 from ..models.profiles import Profile
 from .launch import Launch, plan_launch
 from .registry import ServerFolder
 from .server import START_SECONDS, Server, start
+
+RACES = 5
+"""How often a port or a name may go to somebody who starts at the same instant before that is told."""
 
 
 def serve(
@@ -52,28 +56,47 @@ def serve(
     returns at once. Prints the exact command line. Raises `LabError` children: before anything starts for an unknown
     engine, profile or folder, a busy port or GPU, a missing environment; `StartFailed` when the engine exits.
     """
-    launch = plan_launch(
-        engine,
-        model,
-        name=name,
-        port=port,
-        gpus=gpus,
-        owner=owner,
-        use_modelscope=use_modelscope,
-        hot_adapters=hot_adapters,
-        extra=extra or [],
-        options=options,
-    )
-    server = _running(launch)
-    if server is None:
-        server = start(launch.engine, launch.record, dict(launch.environment), share_gpu=share_gpu)
-        print(launch.announcement(), flush=True)
-    return server.wait(timeout) if wait else server
+    for _ in range(RACES):
+        launch = plan_launch(
+            engine,
+            model,
+            name=name,
+            port=port,
+            gpus=gpus,
+            owner=owner,
+            use_modelscope=use_modelscope,
+            hot_adapters=hot_adapters,
+            extra=extra or (),
+            options=options,
+        )
+        try:
+            server = _running(launch) or _start(launch, share_gpu)
+        except (AlreadyRunning, PortInUse) as error:
+            lost = error
+        else:
+            return server.wait(timeout) if wait else server
+        if isinstance(lost, PortInUse) and (port is not None or launch.record.name == launch.engine.name):
+            raise lost
+        if isinstance(lost, AlreadyRunning) and _running(launch) is None:
+            raise lost
+    raise lost
+
+
+def _start(launch: Launch, share_gpu: bool) -> Server:
+    server = start(launch.engine, launch.record, dict(launch.environment), share_gpu=share_gpu)
+    print(launch.announcement(), flush=True)
+    return server
 
 
 def _running(launch: Launch) -> Server | None:
-    """The server that already runs this very command in the same environment, so that a cell can be run again."""
-    folder = ServerFolder(launch.record.name)
+    """The server that already runs this very command, in the same environment and on the same GPUs, so that a cell can be run again.
+
+    One that outlives its kernel serves who asked for one that does not; the other way round it would end under them.
+    """
+    wanted, folder = launch.record, ServerFolder(launch.record.name)
     record = folder.record
-    same = record is not None and record.shown == launch.record.shown and folder.status().state in ("starting", "ready")
-    return Server(launch.engine, folder) if same else None
+    if record is None or record.shown != wanted.shown or record.owner not in ("lab", wanted.owner):
+        return None
+    if record.gpus != wanted.gpus and record.format > 1:
+        return None
+    return Server(launch.engine, folder) if folder.status().state in ("starting", "ready") else None

@@ -61,6 +61,8 @@ class Start:
                 time.sleep(POLL_SECONDS)
             bar.update(time.time() - self.record.created_at, "asking for one token" if self.engine.probe else "")
             self._require_answer()
+            self._require_alive()
+            self._read(bar)
             self._finish(bar)
 
     def _read(self, bar: Progress) -> None:
@@ -82,6 +84,11 @@ class Start:
         status = self.folder.status()
         if status.state in ("starting", "ready"):
             return
+        if self.folder.record is None:
+            raise StartFailed(
+                f"{self.engine.title} was stopped while it was starting, and its record is another start's or gone.",
+                f'labkit.attach("{self.folder.name}") finds what runs under that name now; ./lab ps lists all.',
+            )
         deadline = time.monotonic() + self.engine.grace_seconds + KILL_SECONDS
         while self.folder.guards() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
@@ -92,6 +99,7 @@ class Start:
 
     def _require_answer(self) -> None:
         """One token from one of our own processes: another server on the port cannot pass for ours."""
+        self._require_alive()
         pids = self.folder.processes()
         if not ports.listens(self.record.port, pids):
             other = ports.listener(self.record.port)
@@ -136,7 +144,8 @@ def failure(server: Endpoint, errors: Path, text: str, ended: Exit | None) -> St
     """The exit as an error: what the log says, what it means, what to do."""
     verdict = logs.explain(text, server.engine.explanations)
     code = ended.code if ended else None
-    log = str(errors if verdict.line in errors.read_text(errors="replace") else server.log)
+    told = errors.read_text(errors="replace") if errors.exists() else ""
+    log = str(errors if verdict.line in told else server.log)
     if ended and ended.reason == "not started":
         return StartFailed(f"{server.command[0]} could not be run: {ended.error}", "Make the environment again: ./lab doctor.")
     if verdict.cause:

@@ -12,7 +12,7 @@ Nothing is waited for without an end: a process that SIGKILL does not end (hangi
 
 Covers: starting the engine, ending its whole tree, tidying up, writing down which processes there are and how it ended.
 Does not cover: ports, readiness, logs, memory: see `server`. Both guards killed in the same instant leave the engine to
-the kernel's parent-death signal (SIGTERM to the engine's first process); `./lab ps` then shows what is left.
+the kernel's parent-death signal (SIGTERM to the engine's first process); `./lab ps` then shows what is left of the engine's own session.
 
 A program of its own (`guards.PROGRAM`), standard library and its two neighbours only, so that it starts in milliseconds and needs no
 environment; its arguments are SPEC.json and, with owner "kernel", the descriptor of the pipe.

@@ -175,6 +175,7 @@ CARDS = (
         ("0,7,1", [0]),
         ("GPU-aa", []),
         ("all", []),
+        ("²", []),
     ],
 )
 def test_what_cuda_visible_devices_leaves(

@@ -85,13 +85,16 @@ def test_two_servers_on_two_gpus_do_not_see_each_other(begin: Begin, cards: list
 def test_a_gpu_that_another_server_uses_is_refused_with_its_name(begin: Begin, cards: list[Card]) -> None:
     begin(name="first", gpus=("GPU-a",)).wait(30)
     with pytest.raises(GpuInUse, match=r"GPU 0 \(NVIDIA H200\) is used by first") as failure:
+        begin(name="second", gpus=("GPU-a",))
+    assert 'Free: gpus="1" (./lab up --gpus 1).' in failure.value.fix and "share_gpu=True" in failure.value.fix
+    with pytest.raises(GpuInUse) as failure:
         begin(name="second", gpus=("GPU-a", "GPU-b"))
-    assert "gpus=[1]" in failure.value.fix and "share_gpu=True" in failure.value.fix
+    assert "Free:" not in failure.value.fix, "one is not enough"
     assert ServerFolder("second").record is None, "nothing was started or written"
     begin(name="third", gpus=("GPU-b",)).wait(30)
     with pytest.raises(GpuInUse, match=r"GPU 0 .*, GPU 1 .* is used by first, third") as failure:
         begin(name="second", gpus=("GPU-a", "GPU-b"))
-    assert "is free" not in failure.value.fix
+    assert "Free:" not in failure.value.fix
 
 
 def test_where_two_share_a_gpu_the_last_one_is_judged_for_both(begin: Begin, cards: list[Card]) -> None:
@@ -125,6 +128,7 @@ def test_a_server_of_an_older_labkit_counts_for_the_first_gpus(begin: Begin, car
         ("vllm", [], 1),
         ("vllm", ["--tensor-parallel-size", "2"], 2),
         ("vllm", ["--tensor-parallel-size=2", "-pp", "2"], 4),
+        ("vllm", ["--tensor_parallel_size=2", "-pp=2"], 4),
         ("vllm", ["-tp", "2", "--data-parallel-size", "4"], 8),
         ("vllm", ["--tensor-parallel-size", "1", "--tensor-parallel-size", "4"], 4),
         ("sglang", ["--tp", "2", "--dp-size=2"], 4),

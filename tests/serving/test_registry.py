@@ -55,7 +55,24 @@ def test_what_a_newer_labkit_adds_is_ignored(home: Path) -> None:
     assert folder.status().note == "exited, exit code 0"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"text"', "{}", '{"name": "fake"}', '{"stages": [1]}', "\x00", '{"stages": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        "null",
+        '"text"',
+        "{}",
+        '{"name": "fake"}',
+        '{"stages": [1]}',
+        json.dumps(OLD | {"created_at": "now"}),
+        json.dumps(OLD | {"gpus": None}),
+        '{"left": 5}',
+        "\x00",
+        '{"stages": 3}',
+    ],
+)
 def test_one_record_that_cannot_be_read_hinders_nobody(text: str, begin: Callable[..., Server], home: Path) -> None:
     for name in ("server.json", "pids.json", "exit.json"):
         file = home / "state" / "servers" / "damaged" / name
@@ -66,3 +83,21 @@ def test_one_record_that_cannot_be_read_hinders_nobody(text: str, begin: Callabl
     assert damaged.status().state == "ended" and running() == []
     assert main(["ps"]) == 0
     assert begin(name="other").wait(30).state == "ready"
+
+
+def test_a_server_of_a_newer_labkit_s_engine_is_listed_and_left_alone(
+    begin: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = begin(owner="lab").wait(30)
+    ServerFolder("newer").save(replace(Record.from_json(OLD), name="newer", engine="tomorrow"))
+    capsys.readouterr()
+    assert main(["ps"]) == 0 and "tomorrow is no engine that this labkit knows" in capsys.readouterr().out
+    assert main(["logs", "newer"]) == 1 and "'tomorrow', which this labkit does not know" in capsys.readouterr().err
+    assert live.state == "ready"
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3", '{"fake m cpu": 3}'])
+def test_times_of_earlier_starts_that_cannot_be_read_are_done_without(text: str, begin: Callable[..., Server], home: Path) -> None:
+    (home / "state").mkdir()
+    (home / "state" / "stages.json").write_text(text)
+    assert begin().wait(30).state == "ready"

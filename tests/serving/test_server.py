@@ -18,7 +18,7 @@ import pytest
 from fake_server import ENGINE, free_port
 
 from labkit.common.errors import LabError, NotRunning, PortInUse, StartFailed
-from labkit.serving import stopping
+from labkit.serving import guards, stopping
 from labkit.serving.process_table import is_alive, start_ticks
 from labkit.serving.registry import ServerFolder
 from labkit.serving.server import Server
@@ -187,7 +187,7 @@ def test_the_key_is_in_no_file_but_its_own_and_in_no_command_line(begin: Begin, 
 
 
 def test_attaching_to_nothing_says_how_to_start() -> None:
-    with pytest.raises(NotRunning, match="lab up fake"):
+    with pytest.raises(NotRunning, match="lab up ENGINE MODEL --name fake"):
         Server(ENGINE, ServerFolder("fake"))
 
 
@@ -234,3 +234,56 @@ def test_what_cannot_be_killed_is_reported_by_pid_and_state(begin: Begin, monkey
     assert not report.returned and report.processes_left == len(report.left) >= 4
     assert any(text.startswith(f"pid {server.pid} (state S") for text in report.left) and report.left[0] in str(report)
     assert server.stop().processes_left == 0
+
+
+def test_a_server_object_belongs_to_one_start(begin: Begin) -> None:
+    """Somebody else stopped it and started another under its name."""
+    old = begin(owner="lab").wait(30)
+    Server(ENGINE, ServerFolder("fake")).stop()
+    new = begin(owner="lab").wait(30)
+    assert (old.state, old.alive, old.pid, old.processes()) == ("ended", False, 0, [])
+    with pytest.raises(NotRunning, match="another start has taken its name"):
+        old.wait(5)
+    report = old.stop()
+    assert report.processes_left == 0 and (new.state, new.answers()) == ("ready", True), "the newer one goes on"
+
+
+def test_who_waits_does_not_take_another_start_for_theirs(begin: Begin) -> None:
+    waiting = begin("--slow", "60", owner="lab")
+    Server(ENGINE, ServerFolder("fake")).stop()
+    new = begin(port=waiting.port, owner="lab").wait(30)
+    with pytest.raises(StartFailed, match="another start's"):
+        waiting.wait(20)
+    record = ServerFolder("fake").record
+    assert record is not None and record.created_at == new._record.created_at and new.state == "ready"
+
+
+def test_a_start_that_breaks_off_leaves_no_process_without_a_record(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(guards, "start_ticks", lambda pid: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            begin(owner="lab")
+    deadline = time.monotonic() + 10
+    while not ServerFolder("fake").processes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert Server(ENGINE, ServerFolder("fake")).stop().processes_left == 0
+
+
+def test_a_refused_start_leaves_the_last_record_and_no_folder(begin: Begin, home: Path) -> None:
+    running = begin(name="first").wait(30)
+    with pytest.raises(PortInUse):
+        begin(name="second", port=running.port)
+    assert not (home / "state" / "servers" / "second").exists()
+
+
+def test_waiting_for_what_has_ended_and_a_key_that_is_gone_are_told(begin: Begin) -> None:
+    server = begin("--slow", "2")
+    server.key_file.unlink()
+    with pytest.raises(LabError, match="The key of fake cannot be read"):
+        server.wait(30)
+    assert server.state == "ended", "it is not left half started"
+    other = begin(name="other").wait(30)
+    other.stop()
+    with pytest.raises(NotRunning, match="has ended: stopped"):
+        other.wait(5)

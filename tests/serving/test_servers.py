@@ -6,19 +6,20 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nvml_stand_in import Card, fake_nvml
+from stand_in import StandIn
 
-from labkit.common.errors import LabError, ProfileError, SettingError
+from labkit.common.errors import AlreadyRunning, LabError, PortInUse, ProfileError, SettingError
 from labkit.common.settings import settings
 from labkit.models.profiles import profile
-from labkit.serving import keys, launch
+from labkit.serving import keys, launch, servers
 from labkit.serving.launch import Launch, plan_launch
-from labkit.serving.registry import Record, ServerFolder
+from labkit.serving.registry import Record, ServerFolder, Status
 
 VLLM = ["PY", "-m", "vllm.entrypoints.cli.main", "serve"]
 SGLANG = ["PY", "-m", "sglang.launch_server", "--model-path"]
@@ -244,6 +245,12 @@ def test_a_server_knows_its_gpus_without_being_told(
         ("open_webui", {}, {}, SettingError, "labkit.webui.serve"),
         ("vllm", {"name": "a/b"}, {}, SettingError, "no name for a server"),
         ("vllm", {"name": ""}, {}, SettingError, "no name for a server"),
+        ("vllm", {"name": 5}, {}, SettingError, "5 is no name for a server"),
+        ("vllm", {"owner": "Kernel"}, {}, SettingError, "owner is 'Kernel'"),
+        ("vllm", {"owner": b"lab"}, {}, SettingError, "owner is b'lab'"),
+        ("vllm", {"extra": "--seed 1"}, {}, SettingError, "extra is '--seed 1'"),
+        ("vllm", {"extra": [1]}, {}, SettingError, "extra is"),
+        ("vllm", {"model": 5}, {}, ProfileError, "5 is no model"),
         ("vllm", {"name": "sglang"}, {}, SettingError, "SGLang's own server"),
         ("vllm", {"gpus": [2]}, {}, SettingError, "no GPU 2"),
         ("vllm", {"gpus": []}, {}, SettingError, "at least one"),
@@ -303,3 +310,81 @@ def test_the_next_free_port_is_nobody_s(base: Path, machine: Callable[..., None]
 def test_a_profile_may_be_given_as_one(machine: Callable[..., None]) -> None:
     machine("cpu")
     assert isinstance(plan_launch("vllm", profile("tiny"), options={}).record, Record)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """What `serve` would have started; an error in `lost` is raised instead, as by a start that somebody else won."""
+    made: list[Record] = []
+
+    def start(engine: Any, record: Record, environment: dict[str, str], *, share_gpu: bool) -> Any:
+        made.append(record)
+        return StandIn(record.port)
+
+    monkeypatch.setattr(servers, "start", start)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "attaches"),
+    [
+        ({}, True),
+        ({"gpus": ["GPU-b"]}, False),
+        ({"gpus": [], "format": 1}, True),
+        ({"owner": "kernel"}, False),
+        ({"shown": "another line"}, False),
+    ],
+)
+def test_serving_again_attaches_to_the_same_server_only(
+    base: Path, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], attaches: bool
+) -> None:
+    wanted = plan_launch("vllm", base, owner="lab", options={})
+    ServerFolder("vllm").save(replace(wanted.record, created_at=1.0, **changes))
+    monkeypatch.setattr(ServerFolder, "status", lambda self: Status("ready"))
+    assert (servers._running(wanted) is not None) == attaches
+
+
+def test_a_server_that_outlives_its_kernel_serves_one_that_need_not(
+    base: Path, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = plan_launch("vllm", base, owner="kernel", options={})
+    ServerFolder("vllm").save(replace(wanted.record, created_at=1.0, owner="lab"))
+    monkeypatch.setattr(ServerFolder, "status", lambda self: Status("ready"))
+    assert servers._running(wanted) is not None
+
+
+def test_a_port_that_was_lost_to_another_start_is_the_next_one(
+    base: Path, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, starts: list[Record]
+) -> None:
+    taken: list[tuple[ServerFolder, Record]] = []
+    won = servers.start
+
+    def start(engine: Any, record: Record, environment: dict[str, str], *, share_gpu: bool) -> Any:
+        if not taken:
+            taken.append((ServerFolder("winner"), replace(record, name="winner")))
+            raise PortInUse("Port 8001 belongs to the server 'winner'.", "")
+        return won(engine, record, environment, share_gpu=share_gpu)
+
+    monkeypatch.setattr(servers, "start", start)
+    monkeypatch.setattr(launch, "alive", lambda: taken)
+    assert servers.serve("vllm", base, name="draft", wait=False).port == 8002  # type: ignore[attr-defined]
+    assert [record.port for record in starts] == [8002]
+    taken.clear()
+    with pytest.raises(PortInUse):
+        servers.serve("vllm", base, name="draft", port=8001, wait=False)
+    taken.clear()
+    with pytest.raises(PortInUse):
+        servers.serve("vllm", base, wait=False)
+
+
+def test_the_same_start_at_the_same_instant_attaches(base: Path, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(engine: Any, record: Record, environment: dict[str, str], *, share_gpu: bool) -> Any:
+        if "--max-num-seqs" not in record.command:  # somebody else's start of the same
+            ServerFolder(record.name).save(replace(record, created_at=1.0))
+        raise AlreadyRunning("draft is already starting.", "")
+
+    monkeypatch.setattr(servers, "start", start)
+    monkeypatch.setattr(ServerFolder, "status", lambda self: Status("starting"))
+    assert servers.serve("vllm", base, name="draft", wait=False).name == "draft"
+    with pytest.raises(AlreadyRunning):
+        servers.serve("vllm", base, name="draft", wait=False, max_num_seqs=1)
