@@ -192,22 +192,26 @@ def _tunnel(chosen: argparse.Namespace) -> None:
 
 
 def _down(chosen: argparse.Namespace) -> int:
-    from .serving.server import attach, running
+    from .serving.registry import entries
+    from .serving.server import down
 
-    servers = [attach(name) for name in chosen.names] if chosen.names else running()
-    if not servers:
+    names = chosen.names or [entry.name for entry in entries() if entry.status().alive]
+    if not names:
         print("nothing runs")
-    kept = 0
-    for server in servers:
-        report = server.stop()
-        kept += not report.returned
-        print(f"{server.name}: {report}")
-    return min(kept, 1)
+    failed = 0
+    for name in names:
+        try:
+            print(f"{name}: {down(name)}", flush=True)
+        except LabError as error:
+            failed = 1
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return failed
 
 
 def _ps(chosen: argparse.Namespace) -> None:
     from .engines import ENGINES
     from .machine.gpu import find
+    from .serving.process_table import resident_bytes
     from .serving.registry import entries
     from .serving.server import Server
 
@@ -215,6 +219,8 @@ def _ps(chosen: argparse.Namespace) -> None:
     for entry in entries():
         record, status = entry.record, entry.status()
         if record is None:
+            if status.note != "never started":
+                rows.append((entry.name, "damaged", "", "", "", "", "", "", status.note))
             continue
         since = time.strftime("%m-%d %H:%M", time.localtime(record.created_at))
         gpus = ",".join(device.cuda_name for device in find(record.gpus)) or "-"
@@ -223,7 +229,7 @@ def _ps(chosen: argparse.Namespace) -> None:
             note = f"{record.engine} is no engine that this labkit knows"
         elif status.alive:
             server = Server(ENGINES[record.engine], entry)
-            memory = f"{sum(process.memory_info().rss for process in server.processes()) / GIB:.1f} GiB"
+            memory = f"{resident_bytes(entry.processes()) / GIB:.1f} GiB"
             state = "not answering" if state == "ready" and not server.answers() else state
         rows.append((entry.name, state, str(record.port), record.model, gpus, record.owner, memory, since, note))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,10 @@ parser.add_argument("port", type=int)
 parser.add_argument("--fail", nargs=2, metavar=("LINE", "CODE"))
 parser.add_argument("--slow", type=float, default=0.0)
 parser.add_argument("--no-token", action="store_true")
+parser.add_argument("--deaf", action="store_true", help="SIGTERM has no effect")
 chosen = parser.parse_args()
+if chosen.deaf:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Handler(BaseHTTPRequestHandler):

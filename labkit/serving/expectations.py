@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..common.settings import Settings, settings
 from ..engines.engine import Engine
+from .exits import write_json
 from .registry import Record
-from .supervisor import write_json
 
 
 def expected_seconds(engine: Engine, record: Record) -> list[float]:

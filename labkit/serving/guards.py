@@ -7,6 +7,7 @@ when it is ready (`starting`), its end (`server`), what the guards do (`supervis
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -19,9 +20,10 @@ from ..common.settings import settings
 from ..engines.engine import Engine
 from ..machine import ports
 from . import held_memory, lifelines, placement
+from .exits import Spec, write_json
 from .process_table import start_ticks
 from .registry import Record, ServerFolder, alive
-from .supervisor import Spec, write_json
+from .stopping import await_end
 
 LOGS_KEPT = 10
 
@@ -39,6 +41,7 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
     any process starts: `LabError` if one of that name runs, `PortInUse`, `GpuInUse` unless `share_gpu`, `MemoryHeld`.
     """
     entry = ServerFolder(record.name)
+    await_end(entry, engine.title, engine.grace_seconds)
     with locked(settings().state / "servers.lock"):  # one start at a time, so that two cannot take the same port or GPU
         _require_ended(entry)
         _require_port(engine, record)
@@ -51,7 +54,7 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
         entry.forget()
         record.created_at = time.time()
         entry.save(record)  # before there is a process: one without a record could not be found again
-        spec = Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds)
+        spec = Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds, secrets.token_hex(8))
         record.watcher = _launch(entry, spec, record.owner, {**os.environ, **environment})
         record.watcher_started = start_ticks(record.watcher)
         entry.save(record)
@@ -60,8 +63,13 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
 
 def _require_ended(entry: ServerFolder) -> None:
     status = entry.status()
-    if status.state == "stray":
-        raise LabError(f"Processes of an earlier {entry.name} are left: {status.note}.", f"./lab down {entry.name} ends them.")
+    if status.state in ("stray", "damaged", "stopping"):
+        cause = {
+            "stray": f"Processes of an earlier {entry.name} are left: {status.note}.",
+            "damaged": f"{entry.name} runs, but {status.note}.",
+            "stopping": f"{entry.name} is being stopped and has not ended: {status.note}.",
+        }
+        raise LabError(cause[status.state], f"./lab down {entry.name} ends what is left.")
     if status.alive:
         raise AlreadyRunning(
             f"{entry.name} is already {status.state}, with other flags, another model, other GPUs or another owner.",

@@ -6,11 +6,13 @@ A process is named by pid *and* start time, because pids come back.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+MARK = "LABKIT_SERVER"
+"""The variable that an engine hands on to all that it starts. setproctitle would write titles over it: SPT_NOENV forbids that."""
 STATES = {"D": "uninterruptible, in the driver or the disk", "T": "stopped", "t": "traced", "Z": "dead, not collected"}
 
 
@@ -62,10 +64,46 @@ def descendants(root: int) -> list[int]:
     return [row.pid for row in found if row.alive]
 
 
+def marked(mark: str) -> list[int]:
+    """Live processes of this user that were started with `mark` as `MARK` in their environment, and whatever they forked."""
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for row in process_table():
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            if row.alive and wanted in Path(f"/proc/{row.pid}/environ").read_bytes().split(b"\0"):
+                found.append(row.pid)
+    return found
+
+
+def commanded(word: str) -> list[int]:
+    """Live processes of this user that have `word` as an argument of their own command line."""
+    return [pid for pid, words in _commands() if word in words]
+
+
+def commanded_within(folder: str) -> list[str]:
+    """The arguments below `folder` in the command lines of this user's live processes."""
+    return [word for _, words in _commands() for word in words if word.startswith(f"{folder}/")]
+
+
+def _commands() -> Iterator[tuple[int, list[str]]]:
+    for row in process_table():
+        with suppress(OSError):
+            if row.alive and Path(f"/proc/{row.pid}").stat().st_uid == os.getuid():
+                yield row.pid, os.fsdecode(Path(f"/proc/{row.pid}/cmdline").read_bytes()).split("\0")
+
+
 def is_alive(pid: int, started: int) -> bool:
     """Whether `pid` is still the process that began at `started`."""
     row = process_row(pid) if pid else None
     return row is not None and row.alive and row.started == started
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Resident memory of those of `pids` that are there."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError):
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return total
 
 
 def start_ticks(pid: int) -> int:

@@ -11,15 +11,19 @@ Covers: records, status, the processes of a server. Does not cover: starting and
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_origin, get_type_hints
 
 from ..common.settings import Settings, settings
-from .process_table import descendants, is_alive, process_row, process_table
-from .supervisor import Exit, write_json
+from .exits import ENDING, Exit, write_json
+from .process_table import commanded, commanded_within, descendants, is_alive, marked, process_row, process_table
 
+RECORD, SPEC = "server.json", "spec.json"
 FORMAT = 2
 """1, which no file says: without `gpus`."""
 
@@ -62,7 +66,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Status:
-    """`state`: "starting", "ready", "stopping", "stray" (guards dead, engine processes left) or "ended"; `note` says more."""
+    """`state`: "starting", "ready", "stopping" (from before the first signal), "stray" (guards dead, engine processes left), "damaged"
+    (it runs, its record cannot be read) or "ended"; `note` says more."""
 
     state: str
     note: str = ""
@@ -91,7 +96,7 @@ class ServerFolder:
     @property
     def record(self) -> Record | None:
         """What was started last under this name, None if nothing ever was or what was written cannot be read."""
-        content = self._read("server.json")
+        content = self._read(RECORD)
         try:
             return Record.from_json(content) if content else None
         except (TypeError, ValueError):
@@ -116,40 +121,65 @@ class ServerFolder:
         if self.start is not None and self.record is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_json(self.folder / "server.json", asdict(record))
+        write_json(self.folder / RECORD, asdict(record))
 
     def forget(self) -> None:
         """Remove the traces of the last run, so that they are not taken for those of the next."""
-        for name in ("server.json", "pids.json", "exit.json"):
+        for name in (RECORD, "pids.json", "exit.json", ENDING):
             (self.folder / name).unlink(missing_ok=True)
 
+    def mark_ending(self) -> None:
+        """From now on it counts as stopping. On a full disk the guards' own word has to do."""
+        with suppress(OSError):
+            write_json(self.folder / ENDING, {"reason": "stopped", "at": time.time()})
+
     def guards(self) -> list[int]:
-        """The pids of watcher and keeper that are alive."""
+        """The pids of watcher and keeper that are alive; by their command line where no record names them."""
         record, pids = self.record, self._pids()
-        named = [(record.watcher, record.watcher_started)] if record else []
-        named += [(pids.get("keeper", 0), pids.get("keeper_started", 0))]
-        return [pid for pid, started in named if is_alive(pid, started)]
+        named = [(pids.get(who, 0), pids.get(f"{who}_started", 0)) for who in ("watcher", "keeper")]
+        if record:
+            named[0] = (record.watcher, record.watcher_started)
+        found = [pid for pid, started in named if is_alive(pid, started)]
+        if not found and (not record.watcher if record else self.start is None):
+            return commanded(str(self.folder / SPEC))
+        return found
 
     def processes(self) -> list[int]:
-        """The engine's live processes: everything below the guards, in the engine's session, or left by the guards as unkillable."""
+        """The engine's live processes: everything below the guards; without guards what bears the engine's mark, is in its session, or
+        was left by the guards as unkillable."""
         guards = self.guards()
-        below = {pid for guard in guards for pid in descendants(guard)} - set(guards)
+        below = {pid for guard in guards for pid in descendants(guard)} - {*guards, self._pids().get("sentry", 0)}
         ended = self.exit
         unkillable = {pid for pid, started in (ended.left if ended else ()) if is_alive(pid, started)}
-        return sorted(below | set(self._session()) | unkillable)
+        return sorted(below | (set() if guards else self._astray()) | set(self._session()) | unkillable)
 
     def status(self) -> Status:
         """The truth now, from the process table and not from what was once written."""
         record, ended = self.record, self.exit
+        guards = self.guards()
         if record is None:
-            return Status("ended", "never started" if self.start is None else "another start has taken its name")
-        if self.guards() and ended is None:
+            return self._without_record(guards)
+        if guards and ended is None and not (self.folder / ENDING).exists():
             return Status("ready" if record.ready_at else "starting")
-        if left := self.processes():
-            return Status("stopping" if self.guards() else "stray", f"{len(left)} processes: {', '.join(map(str, left))}")
+        left = self.processes()
+        if left or (guards and ended is None):
+            return Status("stopping" if guards else "stray", f"{len(left)} processes: {', '.join(map(str, left))}")
         if ended is None:
             return Status("ended", "killed together with its guards")
         return Status("ended", _how(ended))
+
+    def _without_record(self, guards: list[int]) -> Status:
+        if self.start is not None:
+            return Status("ended", "another start has taken its name")
+        pids = guards + self.processes()
+        if pids:
+            return Status("damaged", f"its record is lost or cannot be read; pids {', '.join(map(str, pids))}")
+        return Status("ended", "its record cannot be read" if (self.folder / RECORD).exists() else "never started")
+
+    def _astray(self) -> set[int]:
+        """Live processes that bear the mark of the last start."""
+        mark = (self._read(SPEC) or {}).get("mark")
+        return set(marked(mark)) if isinstance(mark, str) and mark else set()
 
     def _session(self) -> list[int]:
         """Live processes in the session that the engine leads, unless the pid has since been given to somebody else."""
@@ -169,7 +199,7 @@ class ServerFolder:
     def _read(self, name: str) -> dict[str, Any] | None:
         content = self._load(name)
         if self.start is not None and content is not None:
-            record = content if name == "server.json" else self._load("server.json") or {}
+            record = content if name == RECORD else self._load(RECORD) or {}
             return content if record.get("created_at") == self.start else None
         return content
 
@@ -182,9 +212,11 @@ class ServerFolder:
 
 
 def entries(config: Settings | None = None) -> list[ServerFolder]:
-    """All servers that were ever started here, by name."""
+    """All servers that were ever started here, by name; also one whose folder is gone while its guards run."""
     folder = (config or settings()).state / "servers"
-    return [ServerFolder(path.name, config) for path in sorted(folder.glob("*")) if (path / "server.json").exists()]
+    known = {path.name for path in folder.glob("*") if (path / RECORD).exists() or (path / SPEC).exists()}
+    guarded = {path.parent.name for path in map(Path, commanded_within(str(folder))) if path.name == SPEC}
+    return [ServerFolder(name, config) for name in sorted(known | guarded)]
 
 
 def alive() -> list[tuple[ServerFolder, Record]]:

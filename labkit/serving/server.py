@@ -22,9 +22,9 @@ from ..engines import ENGINES
 from ..engines.engine import Engine
 from . import held_memory, hot_adapters
 from .guards import launch
-from .registry import Record, ServerFolder, alive
+from .registry import Record, ServerFolder, alive, entries
 from .starting import Start
-from .stopping import StopReport, stop
+from .stopping import StopReport, stop, stop_damaged
 
 if TYPE_CHECKING:
     import psutil
@@ -120,7 +120,7 @@ class Server:
 
     @property
     def state(self) -> str:
-        """ "starting", "ready", "stopping", "stray" or "ended", from the process table."""
+        """ "starting", "ready", "stopping", "stray" or "ended", from the process table (`registry.Status`)."""
         return self._entry.status().state
 
     @property
@@ -216,11 +216,30 @@ def start(engine: Engine, record: Record, environment: dict[str, str], *, share_
 
 def attach(name: str) -> Server:
     """The running server `name` ("vllm"), started by whichever notebook or terminal. Raises `NotRunning` if there is none."""
+    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+        raise NotRunning(f"{name!r} is no name of a server.", "./lab ps lists them.")
     entry = ServerFolder(name)
-    record = entry.record
-    if record is None or not entry.status().alive:
-        raise NotRunning(f"No server {name!r} runs here ({entry.status().note}).", _how_to_start(name))
+    record, status = entry.record, entry.status()
+    if status.state == "damaged":
+        raise NotRunning(f"{name!r} runs, but {status.note}: nobody can talk to it.", f"./lab down {name} ends it; then start it again.")
+    if record is None or not status.alive:
+        raise NotRunning(f"No server {name!r} runs here ({status.note}).", _how_to_start(name))
     return Server(known_engine(record), entry)
+
+
+def down(name: str) -> str:
+    """Stop the server `name`, also one whose record cannot be read, and say how it went. Raises `NotRunning` if there is none, and
+    `LabError` if something of it is left."""
+    entry = ServerFolder(name)
+    if entry.status().state == "damaged":
+        left = stop_damaged(entry)
+        text = "its record could not be read, so whether its GPU memory came back was not looked at"
+    else:
+        report = attach(name).stop()
+        left, text = report.left or (() if report.returned else ("GPU memory",)), str(report)
+    if left:
+        raise LabError(f"{name}: {text}. Left: {', '.join(left)}.", "./lab ps and nvidia-smi show what holds it; or restart the instance.")
+    return text
 
 
 def running() -> list[Server]:
@@ -245,5 +264,9 @@ def _how_to_start(name: str) -> str:
 
 
 def shutdown() -> list[StopReport]:
-    """Stop every running server of this kit; each report says what came back."""
-    return [server.stop() for server in running()]
+    """Stop every running server of this kit; each report says what came back. Those whose record cannot be read end too, without one."""
+    reports = [server.stop() for server in running()]
+    for entry in entries():
+        if entry.status().state == "damaged":
+            stop_damaged(entry)
+    return reports

@@ -21,10 +21,19 @@ from .supervisor import KILL_SECONDS
 
 if TYPE_CHECKING:
     from ..engines.endpoint import Endpoint
+    from .exits import Exit
     from .registry import Record, ServerFolder
-    from .supervisor import Exit
 
 POLL_SECONDS = 0.2
+
+STOPPED = {
+    "stopped": "was stopped",
+    "owner gone": "ended with the process that started it,",
+    "watcher died": "was ended because one of its guards was killed,",
+    "keeper died": "was ended because one of its guards was killed,",
+    "guards died": "was ended because both of its guards were killed,",
+}
+"""Ends that no log tells of (`exits.Exit`)."""
 
 PROBE_SECONDS = 180.0
 """The first token may compile kernels."""
@@ -95,6 +104,8 @@ class Start:
         self.text += self.follower.new(last=True)
         ended = self.folder.exit
         let_go(self.folder.folder)
+        if ended and ended.reason in STOPPED:
+            raise StartFailed(f"{self.engine.title} {STOPPED[ended.reason]} while it was starting.", "Start it again.")
         raise failure(self.server, Path(self.record.err), self.text, ended)
 
     def _require_answer(self) -> None:

@@ -17,7 +17,7 @@ from ..common.progress import Progress
 from ..machine import gpu
 from . import held_memory
 from .lifelines import let_go
-from .process_table import describe, signal_process
+from .process_table import describe, resident_bytes, signal_process
 from .supervisor import KILL_SECONDS
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .registry import Record, ServerFolder
 
 POLL_SECONDS = 0.05
+GRACE_SECONDS = 20.0
+"""For a server of which not even the engine is known."""
 SPARE_SECONDS = 3.0
 """What the guards may take on top of the engine's grace and of killing what is left."""
 
@@ -64,10 +66,10 @@ def stop(server: Endpoint, folder: ServerFolder, record: Record) -> StopReport:
     A server that is already gone is reported as such; nothing is raised. Memory that does not come back is remembered, and the next
     start on those GPUs refuses until it has.
     """
-    before, started = _memory(server), time.monotonic()
+    before, started = _memory(server, folder), time.monotonic()
     baseline = held_memory.baseline_of(record) if record.device == "gpu" else {}
     with Progress(f"Stopping {server.engine.title}", unit="s") as bar:
-        _end_processes(server, folder, lambda note: bar.update(time.monotonic() - started, note))
+        end_processes(folder, server.engine.grace_seconds, lambda note: bar.update(time.monotonic() - started, note))
         shared = held_memory.sharers(record) if baseline else {}
         own = {uuid: used for uuid, used in baseline.items() if uuid not in shared}
         back = held_memory.wait_returned(own, lambda s: bar.update(time.monotonic() - started, "waiting for GPU memory"))
@@ -79,7 +81,7 @@ def stop(server: Endpoint, folder: ServerFolder, record: Record) -> StopReport:
         signal="SIGKILL" if ended is None or ended.killed else "SIGTERM",
         processes_left=len(left),
         memory_before=before,
-        memory_after=_memory(server),
+        memory_after=_memory(server, folder),
         baseline=sum(record.baseline),
         returned=back and not left,
         left=describe(left),
@@ -87,14 +89,42 @@ def stop(server: Endpoint, folder: ServerFolder, record: Record) -> StopReport:
     )
 
 
-def _end_processes(server: Endpoint, folder: ServerFolder, tell: Callable[[str], None]) -> None:
+def end_processes(folder: ServerFolder, grace_seconds: float, tell: Callable[[str], None]) -> None:
     """Ask the guards to end it; then kill them and what is left: strays of guards that were killed, guards that do not answer."""
-    for guard in folder.guards():
+    guards = folder.guards()
+    if guards:
+        folder.mark_ending()
+    for guard in guards:
         signal_process(guard, signal.SIGTERM)
-    _wait_gone(folder.guards, server.engine.grace_seconds + KILL_SECONDS + SPARE_SECONDS, lambda: tell("waiting for its processes"))
+        signal_process(guard, signal.SIGCONT)  # a suspended one acts on nothing
+    _wait_gone(folder.guards, grace_seconds + KILL_SECONDS + SPARE_SECONDS, lambda: tell("waiting for its processes"))
     for pid in (*folder.guards(), *folder.processes()):
         signal_process(pid, signal.SIGKILL)
     _wait_gone(lambda: folder.guards() + folder.processes(), KILL_SECONDS, lambda: tell("killing what is left"))
+
+
+def stop_damaged(folder: ServerFolder) -> tuple[str, ...]:
+    """End what runs in a folder whose record cannot be read; returns what is left, by pid and state. Its GPUs are not known: their memory
+    is not looked at."""
+    started = time.monotonic()
+    with Progress(f"Stopping {folder.name}", unit="s") as bar:
+        end_processes(folder, GRACE_SECONDS, lambda note: bar.update(time.monotonic() - started, note))
+    let_go(folder.folder)
+    left = describe(folder.processes() + folder.guards())
+    if not left:
+        folder.forget()
+    return left
+
+
+def await_end(folder: ServerFolder, title: str, grace_seconds: float) -> None:
+    """Wait for a stop that is under way; at most as long as a stop may take."""
+    if folder.status().state != "stopping":
+        return
+    started = time.monotonic()
+    with Progress(f"{title} is being stopped", unit="s") as bar:
+        while folder.status().state == "stopping" and time.monotonic() - started < grace_seconds + 2 * KILL_SECONDS + SPARE_SECONDS:
+            bar.update(time.monotonic() - started, "waiting for its end")
+            time.sleep(POLL_SECONDS)
 
 
 def _wait_gone(left: Callable[[], list[int]], seconds: float, on_wait: Callable[[], None]) -> None:
@@ -104,7 +134,5 @@ def _wait_gone(left: Callable[[], list[int]], seconds: float, on_wait: Callable[
         time.sleep(POLL_SECONDS)
 
 
-def _memory(server: Endpoint) -> int:
-    if server.device == "gpu":
-        return sum(gpu.memory_used(server.gpus))
-    return sum(process.memory_info().rss for process in server.processes() if process.is_running())
+def _memory(server: Endpoint, folder: ServerFolder) -> int:
+    return sum(gpu.memory_used(server.gpus)) if server.device == "gpu" else resident_bytes(folder.processes())

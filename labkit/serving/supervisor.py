@@ -11,10 +11,11 @@ pipes too, which is why this works where atexit handlers and signals do not.
 Nothing is waited for without an end: a process that SIGKILL does not end (hanging in a driver) is written down and left.
 
 Covers: starting the engine, ending its whole tree, tidying up, writing down which processes there are and how it ended.
-Does not cover: ports, readiness, logs, memory: see `server`. Both guards killed in the same instant leave the engine to
-the kernel's parent-death signal (SIGTERM to the engine's first process); `./lab ps` then shows what is left of the engine's own session.
+Does not cover: ports, readiness, logs, memory: see `server`; both guards killed in the same instant: `sentry`. All three killed at
+once leave the engine to the kernel's parent-death signal (SIGTERM to its first process); `./lab ps` then shows what is left, by the
+mark in its environment.
 
-A program of its own (`guards.PROGRAM`), standard library and its two neighbours only, so that it starts in milliseconds and needs no
+A program of its own (`guards.PROGRAM`), standard library and its neighbours only, so that it starts in milliseconds and needs no
 environment; its arguments are SPEC.json and, with owner "kernel", the descriptor of the pipe.
 """
 
@@ -27,12 +28,14 @@ import select
 import signal
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from . import temporary
-from .process_table import descendants, signal_process, start_ticks
+from .exits import ROOM, ROOM_BYTES, Exit, Spec, write_ending, write_exit, write_json
+from .process_table import MARK, descendants, signal_process, start_ticks
+from .sentry import post
 
 SET_CHILD_SUBREAPER, SET_PDEATHSIG = 36, 1
 TICK_SECONDS = 1.0
@@ -48,54 +51,8 @@ LINGER_SECONDS = 1.0
 OWNER_GONE = signal.SIGUSR1
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """SIGQUIT because SGLang's workers send it to their parent when they fail, and with the engine gone that is a guard."""
-ROOM, ROOM_BYTES = "exit.room", 4096
-"""A file that holds the place of exit.json: on a disk that has become full it is written over."""
 REQUESTS: dict[int, str] = {signal.SIGTERM: "stopped", OWNER_GONE: "owner gone"}
 """Signals to the keeper, and the reason each stands for."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What to run: an argument list, where its output goes, where the guards write, how long SIGTERM gets to work."""
-
-    command: list[str]
-    folder: str
-    stdout: str
-    stderr: str
-    grace_seconds: float = 20.0
-
-    def path(self, name: str) -> Path:
-        """A file of this server's own folder."""
-        return Path(self.folder) / name
-
-
-@dataclass(frozen=True)
-class Exit:
-    """How a server ended. `code` is the engine's exit code (negative: that signal), None if nobody saw it.
-
-    `reason`: "exited" by itself, "stopped" on request, "owner gone" (kernel died), "watcher died", "keeper died" or
-    "not started". `killed` counts processes that SIGTERM did not end, `left` has those that SIGKILL did not end either,
-    as (pid, start time in clock ticks). Times are seconds since the epoch.
-    """
-
-    code: int | None
-    reason: str
-    ended_at: float
-    seconds: float = 0.0
-    killed: int = 0
-    error: str = ""
-    left: tuple[tuple[int, int], ...] = ()
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write beside and rename: a reader sees the old text or the new one."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(json.dumps(content))
-        os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 class Guard:
@@ -157,7 +114,7 @@ class Guard:
         return len(killed), ()
 
 
-def keep(spec: Spec, lifeline: int) -> None:
+def keep(spec: Spec, lifeline: int, sentry: int) -> None:
     """The keeper: start the engine, wait for a reason to end it, end its tree, write down how it went."""
     guard = Guard(spec, lifeline)
     guardian = os.getppid()
@@ -165,9 +122,9 @@ def keep(spec: Spec, lifeline: int) -> None:
         spec.path(ROOM).write_text(" " * ROOM_BYTES)
         engine = _start(spec)
     except OSError as error:
-        _write_exit(spec, Exit(None, "not started", time.time(), error=str(error)))
+        write_exit(spec, Exit(None, "not started", time.time(), error=str(error)))
         return
-    pids = {"watcher": guardian, "keeper": os.getpid(), "engine": engine}
+    pids = {"watcher": guardian, "keeper": os.getpid(), "sentry": sentry, "engine": engine}
     started = {f"{who}_started": start_ticks(pid) for who, pid in pids.items()}
     write_json(spec.path("pids.json"), pids | started)
     reason = ""
@@ -182,7 +139,7 @@ def keep(spec: Spec, lifeline: int) -> None:
             reason = guard.request
     ended = end(guard, engine, reason)
     temporary.tidy(Path(spec.folder))
-    _write_exit(spec, ended)
+    write_exit(spec, ended)
 
 
 def end(guard: Guard, engine: int, reason: str) -> Exit:
@@ -190,6 +147,7 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
 
     The grace is the spec's when somebody asked for a stop; with nobody waiting any more it is short.
     """
+    write_ending(guard.spec, reason)
     started = said = time.monotonic()
     lingering = False
     if guard.child_status is None:
@@ -210,12 +168,13 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
 
 def watch(spec: Spec, lifeline: int | None) -> None:
     """The watcher: start the keeper, pass on requests to stop, and clean up after a keeper that was killed."""
+    sentry = post(spec)
     read_end, write_end = os.pipe()
     keeper = os.fork()
     if keeper == 0:
         os.close(write_end)
         signal.set_wakeup_fd(-1)
-        keep(spec, read_end)
+        keep(spec, read_end, sentry)
         os._exit(0)
     os.close(read_end)
     guard = Guard(spec, lifeline)
@@ -227,6 +186,9 @@ def watch(spec: Spec, lifeline: int | None) -> None:
             guard.request = ""
             signal_process(keeper, signal.SIGTERM)
         guard.reap(keeper)
+    signal_process(sentry, signal.SIGKILL)
+    with suppress(ChildProcessError):  # it was dead, and is collected
+        os.waitpid(sentry, 0)
     _conclude(spec, guard, keeper)
 
 
@@ -236,24 +198,13 @@ def _conclude(spec: Spec, guard: Guard, keeper: int) -> None:
     killed, left = guard.sweep(keeper)
     temporary.tidy(Path(spec.folder))
     if not spec.path("exit.json").exists():
-        _write_exit(spec, Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed, left=left))
-
-
-def _write_exit(spec: Spec, ended: Exit) -> None:
-    """Write exit.json; where the disk has become full, into the room that was kept for it."""
-    try:
-        write_json(spec.path("exit.json"), asdict(ended))
-    except OSError:
-        with open(spec.path(ROOM), "r+") as room:
-            room.write(json.dumps(asdict(ended)).ljust(ROOM_BYTES))
-        os.replace(spec.path(ROOM), spec.path("exit.json"))
-    spec.path(ROOM).unlink(missing_ok=True)
+        write_exit(spec, Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed, left=left))
 
 
 def _start(spec: Spec) -> int:
     """Fork the engine in its own session, with SIGTERM as its parent-death signal; returns its pid."""
     temporary.tidy(Path(spec.folder))  # after guards that were both killed
-    environment = {**os.environ, **temporary.environment(Path(spec.folder))}
+    environment = {**os.environ, **temporary.environment(Path(spec.folder)), MARK: spec.mark, "SPT_NOENV": "1"}
     with open(spec.stdout, "ab") as out, open(spec.stderr, "ab") as err:
         process = subprocess.Popen(
             spec.command,

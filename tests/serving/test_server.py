@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -141,9 +142,11 @@ def test_strays_of_killed_guards_are_named_refused_and_ended_by_stop(begin: Begi
     leader = server.pid
     os.kill(leader, signal.SIGSTOP)  # so that the parent-death signal cannot end it first
     watcher, keeper = ServerFolder("fake").guards()
-    os.kill(watcher, signal.SIGSTOP)
-    os.kill(keeper, signal.SIGKILL)
-    os.kill(watcher, signal.SIGKILL)
+    sentry = json.loads((ServerFolder("fake").folder / "pids.json").read_text())["sentry"]
+    for guard in (watcher, sentry):
+        os.kill(guard, signal.SIGSTOP)
+    for guard in (keeper, watcher, sentry):
+        os.kill(guard, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while server.state != "stray":
         assert time.monotonic() < deadline, server.state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from labkit.serving import temporary
+from labkit.serving.exits import ROOM, Spec, write_json
 from labkit.serving.guards import PROGRAM
-from labkit.serving.process_table import descendants, process_row, process_table
-from labkit.serving.supervisor import ROOM, TICK_SECONDS, Spec, write_json
+from labkit.serving.process_table import descendants, marked, process_row, process_table
+from labkit.serving.supervisor import TICK_SECONDS
 
 TREE = """
 import os, subprocess, sys, time
@@ -36,7 +38,7 @@ class Run:
     def __init__(self, folder: Path, command: list[str], *, owned: bool = True, grace: float = 5.0) -> None:
         self.folder = folder
         self.mark = str(folder / "up")
-        self.spec = Spec([*command, self.mark], str(folder), str(folder / "out"), str(folder / "err"), grace)
+        self.spec = Spec([*command, self.mark], str(folder), str(folder / "out"), str(folder / "err"), grace, secrets.token_hex(8))
         write_json(folder / "spec.json", asdict(self.spec))
         read_end, self.write_end = os.pipe()
         arguments = [sys.executable, "-I", "-c", PROGRAM, str(folder / "spec.json")] + ([str(read_end)] if owned else [])
@@ -79,8 +81,8 @@ def wait_for(true: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def started(each: Run) -> list[int]:
-    """Wait until watcher, keeper, engine and the two workers are there; their pids."""
-    wait_for(lambda: os.path.exists(each.mark) and len(each.members()) == 5)
+    """Wait until watcher, sentry, keeper, engine and the two workers are there; their pids."""
+    wait_for(lambda: os.path.exists(each.mark) and len(each.members()) == 6)
     return each.members()
 
 
@@ -96,6 +98,29 @@ def test_kill_9_of_any_one_leaves_nothing(run: Callable[..., Run], victim: str) 
     wait_for(lambda: gone(pids), 10)
     each.watcher.wait(10)
     assert each.exit()["reason"] == {"watcher": "watcher died", "keeper": "keeper died", "engine": "exited"}[victim]
+
+
+@pytest.mark.parametrize("second", ["keeper", "sentry"])
+def test_kill_9_of_two_guards_at_once_leaves_nothing(run: Callable[..., Run], second: str) -> None:
+    each = run()
+    pids = started(each)
+    for who in ("watcher", second):
+        os.kill(each.pid(who), signal.SIGKILL)
+    wait_for(lambda: gone(pids), 10)
+    assert each.exit()["reason"] == {"keeper": "guards died", "sentry": "watcher died"}[second]
+
+
+def test_what_all_three_left_is_known_by_its_mark(run: Callable[..., Run]) -> None:
+    each = run()
+    pids = started(each)
+    workers = sorted(set(descendants(each.pid("engine"))))
+    for who in ("watcher", "sentry", "keeper"):
+        os.kill(each.pid(who), signal.SIGKILL)
+    wait_for(lambda: gone([each.pid("engine")]), 10)  # its parent-death signal
+    assert sorted(marked(each.spec.mark)) == workers and workers
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: gone(pids), 10)
 
 
 QUITTER = """
@@ -119,7 +144,7 @@ time.sleep(600)
 @pytest.mark.parametrize("victim", ["watcher", "keeper", "engine"])
 def test_a_worker_cannot_quit_its_guards(run: Callable[..., Run], victim: str) -> None:
     each = run(QUITTER)
-    wait_for(lambda: os.path.exists(each.mark) and len(each.members()) == 4)
+    wait_for(lambda: os.path.exists(each.mark) and len(each.members()) == 5)
     pids = each.members()
     os.kill(each.pid(victim), signal.SIGKILL)
     wait_for(lambda: gone(pids), 10)
@@ -140,7 +165,7 @@ def test_a_worker_below_a_half_dead_engine_is_not_overlooked(run: Callable[..., 
     each = run(HALF_DEAD)
     wait_for(lambda: os.path.exists(each.mark) and (process_row(each.pid("engine")) or (0, 0, ""))[2] == "Z")
     pids = each.members()
-    assert len(pids) == 3  # watcher, keeper and the worker; the engine shows as a zombie
+    assert len(pids) == 4  # watcher, sentry, keeper and the worker; the engine shows as a zombie
     each.watcher.kill()
     wait_for(lambda: gone(pids), 10)
 
@@ -165,7 +190,7 @@ def test_without_an_owner_it_lives_on(run: Callable[..., Run]) -> None:
     pids = started(each)
     os.close(each.write_end)
     time.sleep(2 * TICK_SECONDS)
-    assert not gone(pids[:1]) and len(each.members()) == 5
+    assert not gone(pids[:1]) and len(each.members()) == 6
     each.watcher.terminate()
     wait_for(lambda: gone(pids), 10)
 
@@ -263,7 +288,7 @@ import os, sys
 from labkit.serving import supervisor
 send = supervisor.signal_process
 def spare(pid, number):
-    if number != supervisor.signal.SIGKILL or b"hanging" not in open(f"/proc/{pid}/cmdline", "rb").read():
+    if number != supervisor.signal.SIGKILL or b"# hang" + b"ing" not in open(f"/proc/{pid}/cmdline", "rb").read():
         send(pid, number)
 supervisor.signal_process, supervisor.KILL_SECONDS = spare, 0.5
 supervisor.main(sys.argv[1:])
@@ -277,8 +302,8 @@ def test_a_process_that_cannot_be_killed_is_written_down_and_left(tmp_path: Path
     spec = Spec([sys.executable, "-c", code], str(tmp_path), str(tmp_path / "out"), str(tmp_path / "err"), 0.5)
     write_json(tmp_path / "spec.json", asdict(spec))
     watcher = subprocess.Popen([sys.executable, "-c", UNKILLABLE, str(tmp_path / "spec.json")], cwd=Path(__file__).parents[2])
-    wait_for(lambda: len(descendants(watcher.pid)) == 3 and (tmp_path / "pids.json").exists())
-    keeper, engine, hanging = descendants(watcher.pid)
+    wait_for(lambda: len(descendants(watcher.pid)) == 4 and (tmp_path / "pids.json").exists())
+    _, keeper, engine, hanging = descendants(watcher.pid)
     watcher.terminate()
     watcher.wait(20)
     ended = json.loads((tmp_path / "exit.json").read_text())
