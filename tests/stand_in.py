@@ -35,7 +35,7 @@ class StandIn:
     stages: list[tuple[str, float]] = field(default_factory=list)
     ready_seconds: float = 0.0
     kv_cache_tokens: int | None = None
-    memory_baseline: list[int] = field(default_factory=list)
+    memory_held: int | None = 0
     gpus: list[str] = field(default_factory=list)
 
     @property

@@ -92,11 +92,14 @@ def test_the_page_shows_every_module_once_and_no_other() -> None:
     """A module that was added, split or renamed wants its line in the tree of docs/architecture.md: two spaces a level, a slash
     behind a package, and a few words on what it is."""
     tree = PAGE.read_text().partition("\nlabkit/")[2].partition("```")[0]
-    shown, package = Counter[str](), ""
+    shown, above = Counter[str](), [""] * 3
     for indent, name, slash in re.findall(r"^( +)(\w+)(/?) +\S", tree, re.MULTILINE):
-        package = name if len(indent) == 2 else package
-        shown[name if len(indent) == 2 else f"{package}.{name}"] += 1
-        assert bool(slash) == (name in ALLOWED and len(indent) == 2), f"{name}: a slash stands behind a package and nothing else"
+        level = len(indent) // 2 - 1
+        above[level] = name
+        path = PACKAGE.joinpath(*above[:level], name)
+        assert bool(slash) == path.is_dir(), f"{name}: a slash stands behind a folder and nothing else"
+        if not slash or (path / "__init__.py").exists():
+            shown[".".join([*above[:level], name])] += 1
     wanted = Counter(modules().keys() - {"__init__"})
     assert (sorted(wanted - shown), sorted(shown - wanted)) == ([], []), "(not on the page, not there or twice)"
 

@@ -20,7 +20,6 @@ from ..common import files, tables
 from ..common.amounts import GIB
 from ..common.errors import SettingError
 from ..common.figures import COLOURS, Picture, caption, drawing, finish, legend, new_figure, small_text, title, wrapped
-from ..machine import gpu
 from . import results, sweeps
 from .panels import concurrency_axis, line, percentile_lines
 from .results import Latency, Run, Sweep, percentiles
@@ -38,14 +37,14 @@ PERCENTILES = ("median", "p95", "p99")
 class Measured:
     """One engine: `start_seconds` to the first token, `stages` of that start, `memory_bytes` it held after the load.
 
-    Memory is what the GPUs hold more than before its start; without a GPU the resident memory of its processes, in which
-    pages that they share count once for each. `kv_tokens` is what its own log says.
+    Memory is what the GPUs hold more than before its start, None where it shares one with another server; without a GPU the resident
+    memory of its processes, in which pages that they share count once for each. `kv_tokens` is what its own log says.
     """
 
     sweep: Sweep
     start_seconds: float
     stages: tuple[tuple[str, float], ...]
-    memory_bytes: int
+    memory_bytes: int | None
     kv_tokens: int | None
 
     @property
@@ -79,7 +78,7 @@ def measure(server: StartedEndpoint, levels: Sequence[int], **options: Any) -> M
     Also saved beside the sweep's own file. Raises what `sweep` raises.
     """
     sweep = sweeps.sweep(server, levels, **options)
-    measured = Measured(sweep, round(server.ready_seconds, 1), tuple(server.stages), _held(server), server.kv_cache_tokens)
+    measured = Measured(sweep, round(server.ready_seconds, 1), tuple(server.stages), server.memory_held, server.kv_cache_tokens)
     measured.save(Path(sweep.file).with_suffix(".measured.json"))
     return measured
 
@@ -98,7 +97,7 @@ def compare(*measured: Measured) -> Comparison:
 TOTALS: tuple[tuple[str, Callable[[Measured], str]], ...] = (
     ("version", lambda one: one.sweep.version),
     ("start, s", lambda one: f"{one.start_seconds:.0f}"),
-    ("memory held, GiB", lambda one: f"{one.memory_bytes / GIB:.1f}"),
+    ("memory held, GiB", lambda one: "shared" if one.memory_bytes is None else f"{one.memory_bytes / GIB:.1f}"),
     ("KV cache, tokens", lambda one: "-" if one.kv_tokens is None else f"{one.kv_tokens:,}"),
     ("prefix cache", lambda one: {True: "on", False: "off", None: "-"}[one.sweep.prefix_caching]),
 )
@@ -171,12 +170,6 @@ class Comparison:
         return tables.as_html(totals) + tables.as_html(levels, self.caption())
 
 
-def _held(server: StartedEndpoint) -> int:
-    if server.device == "gpu":
-        return sum(gpu.memory_used(server.gpus)) - sum(server.memory_baseline)
-    return sum(process.memory_info().rss for process in server.processes())
-
-
 def _load(sweep: Sweep) -> tuple[tuple[int, int, int, int, float], ...]:
     return tuple((run.concurrency, run.requests, run.input_len, run.output_len, run.spread) for run in sweep.runs)
 
@@ -225,7 +218,8 @@ def _draw_starts(axes: Axes, comparison: Comparison) -> None:
             if seconds > 0.12 * longest:
                 axes.annotate(wrapped(name, 16), (left + seconds / 2, row), ha="center", va="center", fontsize=7, color="black")
             left += seconds
-        whole = f"{one.start_seconds:.0f} s, then {one.memory_bytes / GIB:.1f} GiB"
+        held = "a GPU that it shares" if one.memory_bytes is None else f"{one.memory_bytes / GIB:.1f} GiB"
+        whole = f"{one.start_seconds:.0f} s, then {held}"
         axes.annotate(whole, (0, row + 0.24), xytext=(2, 2), **small_text("left", "bottom"))
     axes.set_yticks(range(len(comparison.measured)), comparison.names())
     axes.set_ylim(-0.5, len(comparison.measured) - 0.3)

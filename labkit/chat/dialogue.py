@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..common.files import PRIVATE, write_text
 from .reasoning import REASONING_FIELDS, field_of, part, reasoning_and_answer
 
 if TYPE_CHECKING:
@@ -46,11 +47,13 @@ class Curl(str):
 def curl(server: Endpoint, path: str, body: Mapping[str, Any] | None = None) -> Curl:
     """The request as a line that works when pasted in bash: GET `path`, or POST with `body` as JSON.
 
-    `path` is below the server's address ("/health", "/v1/chat/completions"). The key is read from its file when the line
-    runs; the line itself does not hold it. A body with stream=True gets -N, so that curl prints chunks as they come.
+    `path` is below the server's address ("/health", "/v1/chat/completions"). curl reads the header with the key from a file that is
+    written here, beside the key's and as private: on its command line every user of the machine could read it (`ps`). A body with
+    stream=True gets -N, so that curl prints chunks as they come.
     """
+    header = write_text(server.key_file.with_suffix(".header"), f"Authorization: Bearer {server.key}\n", mode=PRIVATE)
     argv = ["curl", "-sS", *(["-N"] if body and body.get("stream") else []), "--noproxy", shlex.quote("*"), shlex.quote(server.url + path)]
-    lines = [" ".join(argv), f'-H "Authorization: Bearer $(cat {shlex.quote(str(server.key_file))})"']
+    lines = [" ".join(argv), f"-H {shlex.quote(f'@{header}')}"]
     if body is not None:
         text = json.dumps(body, ensure_ascii=False).replace("'", "\\u0027")  # JSON's own spelling: no shell has to unquote it
         lines += [f"-H {shlex.quote('Content-Type: application/json')}", f"-d '{text}'"]

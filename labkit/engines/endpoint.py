@@ -94,5 +94,5 @@ class StartedEndpoint(Endpoint, Protocol):
         """Tokens that fit in the KV cache, None if the log does not say."""
 
     @property
-    def memory_baseline(self) -> list[int]:
-        """Bytes in use on each of its GPUs before the start, [] without one."""
+    def memory_held(self) -> int | None:
+        """Bytes that its GPUs hold more than before its start, None where another server shares one; without a GPU those resident."""

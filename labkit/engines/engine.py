@@ -53,6 +53,8 @@ class Engine:
     """The environment variable that it takes its key from."""
     key_flag: str = ""
     """Of an engine that takes its key from no variable: the flag of a YAML file that holds it."""
+    middleware: str = ""
+    """Of an engine that asks for its key on some routes only: the class that asks on all (`engines.inside`)."""
     model_flag: str = ""
     """The flag before the model; "" where the model is the first word after the command."""
     hub_variable: str = ""

@@ -5,10 +5,15 @@ The same module on both: `python -m vllm.entrypoints.cli.main serve`, which is w
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..common.logs import Explanation, Stage
 from .engine import Adapters, Engine
 from .pairs import other_names
 from .shared import SHARED, code_of_the_model, too_long, unknown_flag
+
+INSIDE = Path(__file__).with_name("inside")
+"""What runs in the engine's own Python."""
 
 STAGES = (
     Stage("importing vLLM", "", 9, 20),
@@ -150,7 +155,13 @@ ENGINE = Engine(
         loaded="Loaded new LoRA adapter",
         cpu_slots=8,
     ),
-    environment={"VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1"},  # a notebook kernel asks for colour, and logs are read by patterns
+    # by itself it asks for the key below /v1 only: /invocations and /tokenize would answer anybody
+    middleware="require_key.RequireKey",
+    environment={
+        "VLLM_NO_USAGE_STATS": "1",
+        "NO_COLOR": "1",
+        "PYTHONPATH": str(INSIDE),
+    },  # a notebook kernel asks for colour, and logs are read by patterns
     # 1 GiB holds a million tokens of the course model; without compilation the first answer comes at once and no compiler is needed
     cpu_environment={"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"},
     cpu_flags={"enforce_eager": True},

@@ -19,7 +19,7 @@ from ..common.locks import locked
 from ..common.settings import settings
 from ..engines.engine import Engine
 from ..machine import ports
-from . import held_memory, lifelines, placement
+from . import held_memory, keys, lifelines, placement
 from .exits import Spec, write_json
 from .process_table import start_ticks
 from .registry import Record, ServerFolder, alive
@@ -48,10 +48,12 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
         if record.device == "gpu":  # Open-WebUI holds none: what an engine takes meanwhile is not its own
             if not share_gpu:
                 placement.require_unused(record)
+            held_memory.await_crashed(record)
             held_memory.require_returned(record)
             record.baseline = held_memory.measure(record)
         _drop_old_logs(Path(record.out).parent)
         entry.forget()
+        record.key_digest = keys.digest(keys.read(Path(record.key_file)) or "")
         record.created_at = time.time()
         entry.save(record)  # before there is a process: one without a record could not be found again
         spec = Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds, secrets.token_hex(8))

@@ -17,13 +17,16 @@ from pathlib import Path
 from ..common.amounts import GIB
 from ..common.errors import MemoryHeld
 from ..common.files import save
+from ..common.progress import Progress
 from ..common.settings import settings
 from ..machine.gpu import devices, memory_used
-from .registry import Record, alive
+from .registry import Record, alive, entries
 
 TOLERANCE_BYTES = 768 * 2**20
 """What may stay: contexts of other processes come and go. An idle H200 swung by less than 100 MiB."""
 RETURN_SECONDS = 30.0
+RECENT_SECONDS = 60.0
+"""A server that ended longer ago has given back what it ever will; what is in use since may be anybody's."""
 POLL_SECONDS = 0.25
 
 Baseline = Mapping[str, int]
@@ -71,6 +74,23 @@ def wait_returned(baseline: Baseline, on_wait: Callable[[float], None] = lambda 
         time.sleep(POLL_SECONDS)
     _remember({uuid: before for uuid, before in _noted().items() if uuid not in baseline})
     return True
+
+
+def await_crashed(record: Record) -> None:
+    """Wait for the memory of servers that ended by themselves a moment ago on a GPU of `record`: it would pass for somebody else's.
+
+    Whoever stops a server waits for its memory (`stopping.stop`); nobody does for one that crashed or whose kernel died.
+    """
+    for entry in entries():
+        other, ended = entry.record, entry.exit
+        if other is None or ended is None or other.device != "gpu" or ended.reason == "stopped" or entry.status().alive:
+            continue
+        if time.time() - ended.ended_at > RECENT_SECONDS:
+            continue
+        baseline = {uuid: used for uuid, used in baseline_of(other).items() if uuid in record.gpus and uuid not in sharers(other)}
+        if baseline and not returned(baseline):
+            with Progress(f"GPU memory of {other.name}, which ended", unit="s") as bar:
+                wait_returned(baseline, lambda seconds: bar.update(seconds, "waiting for it to come back"))
 
 
 def require_returned(record: Record) -> None:

@@ -1,16 +1,24 @@
 """The key of each server: random, in a file that only its owner may read, never printed. One key a server name.
 
-An engine takes it from its environment, or from a YAML file of its own where it knows no variable (SGLang).
+A key is one that was made here: a file that is empty, cut, linked, somebody else's or readable by others is not taken for one, but
+replaced before a start. An engine takes its key from its environment, or from a YAML file of its own where it knows no variable (SGLang).
 """
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
+import stat
+from hashlib import sha256
 from pathlib import Path
 
+from ..common.errors import LabError
 from ..common.files import PRIVATE, write_once, write_text
 from ..common.settings import Settings, settings
 from ..engines.engine import Engine
+
+KEY = re.compile(r"sk-[A-Za-z0-9_-]{32,128}\n?")
 
 
 def key_file(name: str, config: Settings | None = None) -> Path:
@@ -19,19 +27,61 @@ def key_file(name: str, config: Settings | None = None) -> Path:
 
 
 def key(name: str, config: Settings | None = None) -> str:
-    """The key of server `name`, made at first use from 32 random bytes."""
-    return write_once(key_file(name, config), f"sk-{secrets.token_urlsafe(32)}").strip()
+    """The key of server `name`, made at first use from 32 random bytes, and anew where the file does not hold one that was made here.
+
+    Raises `LabError` where such a file cannot be replaced.
+    """
+    path = key_file(name, config)
+    made = f"sk-{secrets.token_urlsafe(32)}"
+    try:
+        found = read(path)
+        if found is None and (path.exists() or path.is_symlink()):
+            write_text(path, made, mode=PRIVATE)
+        return found or write_once(path, made).strip()
+    except OSError as error:
+        raise LabError(
+            f"The key file {path} cannot be written: {error.strerror or error}.", "It must be in a folder of yours, on a disk with room."
+        ) from error
+
+
+def read(path: Path) -> str | None:
+    """The key in `path`, None unless it is one that was made here: a file of ours, for us alone, with a whole key in it."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
+            status, content = os.fstat(stream.fileno()), stream.read(1024) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else b""
+    except OSError:
+        return None
+    text = content.decode(errors="replace")
+    ours = status.st_uid == os.getuid() and not status.st_mode & 0o077
+    return text.strip() if ours and KEY.fullmatch(text) else None
+
+
+def digest(secret: str) -> str:
+    """What a record keeps of a key: whether a file still holds it can be told, and nothing else."""
+    return sha256(secret.encode()).hexdigest()[:16]
+
+
+def started_with(name: str, path: Path, wanted: str) -> str:
+    """The key in `path`, if it is the one whose digest the record of server `name` keeps as `wanted` ("": any). Raises `LabError`."""
+    found = read(path)
+    if found and (not wanted or digest(found) == wanted):
+        return found
+    there = "has a newer one" if found else "holds none of this kit's" if path.exists() else "is gone"
+    raise LabError(
+        f"The key that {name} was started with is lost: {path} {there}.",
+        f"Stop it and start it again, and it gets a new one: ./lab down {name}.",
+    )
 
 
 def key_argv(engine: Engine, name: str, config: Settings | None = None) -> list[str]:
-    """The flag of the file that holds the key, for an engine that takes it from no variable; the file is written here."""
+    """The flag of the file that holds the key, for an engine that takes it from no variable (the file is written here), and of the
+    middleware that asks for it on every route, for an engine that needs one."""
+    argv = ["--middleware", engine.middleware] if engine.middleware else []
     if not engine.key_flag:
-        return []
+        return argv
     path = key_file(name, config).with_suffix(".yaml")
-    text = f"api-key: {key(name, config)}\n"
-    if not path.exists() or path.read_text() != text:
-        write_text(path, text, mode=PRIVATE)
-    return [f"--{engine.key_flag}", str(path)]
+    write_text(path, f"api-key: {key(name, config)}\n", mode=PRIVATE)
+    return [*argv, f"--{engine.key_flag}", str(path)]
 
 
 def key_environment(engine: Engine, name: str, config: Settings | None = None) -> dict[str, str]:

@@ -55,6 +55,7 @@ class Record:
     ready_at: float = 0.0
     stages: list[tuple[str, float]] = field(default_factory=list)
     baseline: list[int] = field(default_factory=list)
+    key_digest: str = ""
     format: int = FORMAT
 
     @classmethod

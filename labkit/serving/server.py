@@ -20,8 +20,10 @@ from ..common import logs
 from ..common.errors import LabError, NotRunning
 from ..engines import ENGINES
 from ..engines.engine import Engine
-from . import held_memory, hot_adapters
+from ..machine import gpu
+from . import held_memory, hot_adapters, keys
 from .guards import launch
+from .process_table import resident_bytes
 from .registry import Record, ServerFolder, alive, entries
 from .starting import Start
 from .stopping import StopReport, stop, stop_damaged
@@ -86,12 +88,8 @@ class Server:
 
     @property
     def key(self) -> str:
-        """The API key. Do not print it: cell outputs are saved. Raises `LabError` when its file is gone."""
-        try:
-            return self.key_file.read_text().strip()
-        except (OSError, ValueError) as error:
-            fix = f"Stop it and start it again, and it gets a new key: ./lab down {self.name}."
-            raise LabError(f"The key of {self.name} cannot be read: {self.key_file} ({type(error).__name__}).", fix) from error
+        """The API key. Do not print it: cell outputs are saved. Raises `LabError` when its file is gone or has another key."""
+        return keys.started_with(self.name, self.key_file, self._record.key_digest)
 
     @property
     def command(self) -> list[str]:
@@ -136,6 +134,15 @@ class Server:
     def memory_baseline(self) -> list[int]:
         """Bytes in use on each of its GPUs before the start, [] without one."""
         return list(self._record.baseline)
+
+    @property
+    def memory_held(self) -> int | None:
+        """Bytes that its GPUs hold more than before its start, None where another server shares one; without a GPU those resident."""
+        if self.device != "gpu":
+            return resident_bytes(self._entry.processes())
+        if held_memory.sharers(self._record):
+            return None
+        return sum(gpu.memory_used(self.gpus)) - sum(self.memory_baseline)
 
     @property
     def stages(self) -> list[tuple[str, float]]:

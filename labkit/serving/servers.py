@@ -99,4 +99,8 @@ def _running(launch: Launch) -> Server | None:
         return None
     if record.gpus != wanted.gpus and record.format > 1:
         return None
-    return Server(launch.engine, folder) if folder.status().state in ("starting", "ready") else None
+    if folder.status().state not in ("starting", "ready"):
+        return None
+    server = Server(launch.engine, folder)
+    server.key  # noqa: B018  raises where its file was lost since
+    return server

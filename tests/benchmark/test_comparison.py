@@ -16,7 +16,6 @@ from labkit.benchmark.comparison import Measured, compare, measure
 from labkit.benchmark.results import Latency, Run, Sweep
 from labkit.common.errors import LabError, SettingError
 from labkit.engines import ENGINES
-from labkit.machine import gpu
 from labkit.telemetry.metrics import Metrics
 
 GIB = 2**30
@@ -121,23 +120,24 @@ def test_of_many_short_stages_only_the_bars_are_drawn() -> None:
     assert len(starts.containers) == 12 and not [note for note in drawn.notes(starts) if note.startswith("stage")]
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_measuring_adds_start_and_memory_to_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+@pytest.mark.parametrize(("device", "held"), [("cpu", GIB), ("gpu", 5 * GIB), ("gpu", None)])
+def test_measuring_adds_start_and_memory_to_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, held: int | None
+) -> None:
     sweep, seen = replace(measured("vLLM", 1.0).sweep, file=str(tmp_path / "one.json")), []
     monkeypatch.setattr(sweeps, "sweep", lambda *words, **options: seen.append((words[1:], options)) or sweep)
-    monkeypatch.setattr(gpu, "memory_used", lambda uuids: [{"GPU-a": 3 * GIB, "GPU-b": 4 * GIB}[uuid] for uuid in uuids])
     server = StandIn(
         device=device,
         pids=[os.getpid()],
         ready_seconds=12.34,
         stages=[("importing", 10.0)],
-        memory_baseline=[GIB, GIB],
+        memory_held=held,
         gpus=["GPU-a", "GPU-b"],
     )
     result = measure(server, (1, 4), input_len=64, model="one")
     assert seen == [(((1, 4),), {"input_len": 64, "model": "one"})] and result.sweep is sweep
     assert (result.start_seconds, result.stages, result.kv_tokens) == (12.3, (("importing", 10.0),), None)
-    assert result.memory_bytes == 5 * GIB if device == "gpu" else 0 < result.memory_bytes < 5 * GIB
+    assert result.memory_bytes == held and ("shared" in str(compare(result, result))) == (held is None)
     assert Measured.load(tmp_path / "one.measured.json") == result
 
 

@@ -16,6 +16,7 @@ from labkit.serving.server import Server
 from labkit.telemetry.metrics import read_metrics
 
 from .conftest import ENGINES, ask, attached_elsewhere, listening
+from .doors import open_without_key
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,10 @@ def test_its_own_endpoint_takes_a_text_and_counts_what_was_cached(server: Server
 def test_several_texts_are_one_request(server: Server) -> None:
     _, answers = ask(server, "/generate", {"text": ["vLLM", "显存"], "sampling_params": {"max_new_tokens": 4}})
     assert [one["meta_info"]["completion_tokens"] for one in answers] == [4, 4]
+
+
+def test_without_the_key_only_life_and_numbers_are_told(server: Server) -> None:
+    assert {path for _, path in open_without_key(server)} <= {"/health", "/health_generate", "/metrics", "/metrics/"}
 
 
 @pytest.mark.parametrize("path", ["/health", "/health_generate", "/metrics"])

@@ -17,6 +17,7 @@ from labkit.models.profiles import profile
 from labkit.serving.server import Server
 
 from .conftest import ask, attached_elsewhere, free_port, listening
+from .doors import open_without_key
 
 
 def test_stages_and_kv_cache_were_read_from_the_log(server: Server) -> None:
@@ -34,6 +35,12 @@ def test_the_course_model_reasons_and_answers(server: Server) -> None:
 
 def test_a_wrong_key_is_refused(server: Server) -> None:
     assert ask(server, "/v1/models", key="sk-wrong")[0] == 401
+
+
+def test_without_the_key_only_life_and_numbers_are_told(server: Server) -> None:
+    assert {path for _, path in open_without_key(server)} == {"/health", "/metrics", "/metrics/"}
+    body: dict[str, object] = {"model": "tiny", "prompt": "1 + 1 =", "max_tokens": 1}
+    assert ask(server, "/invocations", body)[0] == 200 and ask(server, "/invocations", body, key="")[0] == 401
 
 
 def test_it_listens_on_this_machine_only(server: Server) -> None:

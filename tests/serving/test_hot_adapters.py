@@ -265,7 +265,7 @@ def test_a_running_server_that_is_not_hot_is_not_taken_for_one_that_is(
     servers.serve("vllm", base, enable_lora=True)
     entry = SimpleNamespace(record=started[0][0], status=lambda: SimpleNamespace(state="ready"))
     monkeypatch.setattr(servers, "ServerFolder", lambda name: entry)
-    monkeypatch.setattr(servers, "Server", lambda kind, entry: SimpleNamespace(wait=lambda timeout: "attached"))
+    monkeypatch.setattr(servers, "Server", lambda kind, entry: SimpleNamespace(key="sk-", wait=lambda timeout: "attached"))
     assert servers.serve("vllm", base, enable_lora=True) == "attached"
     assert servers.serve("vllm", base, hot_adapters=True) is None and len(started) == 2
 

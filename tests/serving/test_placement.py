@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +56,28 @@ def test_memory_that_does_not_come_back_stops_the_next_start_on_that_gpu_only(be
     assert other.stop().returned and (home / "state" / "memory-held.json").exists(), "what is held on the first is still remembered"
     cards[0].hold(0)
     assert begin(gpus=("GPU-a",)).wait(30).state == "ready" and not (home / "state" / "memory-held.json").exists()
+
+
+def test_what_a_crash_leaves_for_a_moment_is_nobody_s_baseline(begin: Begin, cards: list[Card]) -> None:
+    server = begin(gpus=("GPU-a",)).wait(30)
+    cards[0].hold(20 * GIB)
+    os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while server.alive and time.monotonic() < deadline:
+        time.sleep(0.05)
+    threading.Timer(1.0, cards[0].hold, [0]).start()
+    assert begin(name="next", gpus=("GPU-a",)).memory_baseline == [0]
+
+
+def test_what_a_crash_leaves_for_good_stops_the_next_start(begin: Begin, cards: list[Card]) -> None:
+    server = begin(gpus=("GPU-a",)).wait(30)
+    cards[0].hold(20 * GIB)
+    os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while server.alive and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(MemoryHeld, match=r"20\.0 GiB"):
+        begin(name="next", gpus=("GPU-a",))
 
 
 def test_a_note_that_an_older_labkit_wrote_is_read(begin: Begin, cards: list[Card], home: Path) -> None:
@@ -104,6 +129,7 @@ def test_where_two_share_a_gpu_the_last_one_is_judged_for_both(begin: Begin, car
     second = begin(name="second", gpus=("GPU-a",), share_gpu=True).wait(30)
     assert second.memory_baseline == [1 * GIB], "before the first of them"
     cards[0].hold(41 * GIB)
+    assert first.memory_held is None and second.memory_held is None, "what is whose cannot be told"
     report = first.stop()
     assert report.returned and report.shared == ("second",) and "shared with second, judged when the last one stops" in str(report)
     cards[0].hold(6 * GIB)  # five of theirs did not come back

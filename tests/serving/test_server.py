@@ -283,7 +283,7 @@ def test_a_refused_start_leaves_the_last_record_and_no_folder(begin: Begin, home
 def test_waiting_for_what_has_ended_and_a_key_that_is_gone_are_told(begin: Begin) -> None:
     server = begin("--slow", "2")
     server.key_file.unlink()
-    with pytest.raises(LabError, match="The key of fake cannot be read"):
+    with pytest.raises(LabError, match="The key that fake was started with is lost: .* is gone"):
         server.wait(30)
     assert server.state == "ended", "it is not left half started"
     other = begin(name="other").wait(30)

@@ -16,6 +16,7 @@ from stand_in import StandIn
 
 from labkit.common.errors import AlreadyRunning, LabError, PortInUse, ProfileError, SettingError
 from labkit.common.settings import settings
+from labkit.engines import vllm
 from labkit.models.profiles import profile
 from labkit.serving import keys, launch, servers
 from labkit.serving.launch import Launch, plan_launch
@@ -23,7 +24,9 @@ from labkit.serving.registry import Record, ServerFolder, Status
 
 VLLM = ["PY", "-m", "vllm.entrypoints.cli.main", "serve"]
 SGLANG = ["PY", "-m", "sglang.launch_server", "--model-path"]
-VLLM_ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1"}
+VLLM_ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1", "PYTHONPATH": str(vllm.INSIDE)}
+DOOR = ["--middleware", "require_key.RequireKey"]
+"""Behind the model of every vLLM."""
 SGLANG_ALWAYS = {"SGLANG_LOGGING_CONFIG_PATH": "FILE", "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0", "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0"}
 FOLDER = {"HF_HUB_OFFLINE": "1"}
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
@@ -193,7 +196,9 @@ def test_the_argument_list_and_the_environment(base: Path, machine: Callable[...
             text = text.replace(place, word)
         return text
 
-    assert [plain(word) for word in planned.record.command] == row.argv
+    behind_model = len(VLLM) + 1
+    argv = [*row.argv[:behind_model], *DOOR, *row.argv[behind_model:]] if row.engine == "vllm" else row.argv
+    assert [plain(word) for word in planned.record.command] == argv
     own = {name: value for name, value in planned.environment.items() if name not in config.cache_environment()}
     key = {"VLLM_API_KEY": keys.key(planned.record.name)} if row.engine == "vllm" else {}
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if row.device == "gpu" else {}  # there are two
@@ -206,7 +211,9 @@ def test_what_is_shown_can_be_pasted_and_holds_no_key(base: Path, machine: Calla
     planned = plan_launch("vllm", base, name="draft", options={"chat_template": "a file's name"})
     shown, secret = planned.record.shown, keys.key("draft")
     assert secret not in shown and secret in planned.environment.values()
-    assert shown.startswith("VLLM_NO_USAGE_STATS=1 NO_COLOR=1 HF_HUB_OFFLINE=1 CUDA_DEVICE_ORDER=PCI_BUS_ID VLLM_API_KEY=")
+    assert shown.startswith(
+        f"VLLM_NO_USAGE_STATS=1 NO_COLOR=1 PYTHONPATH={vllm.INSIDE} HF_HUB_OFFLINE=1 CUDA_DEVICE_ORDER=PCI_BUS_ID VLLM_API_KEY="
+    )
     assert f'VLLM_API_KEY="$(cat {keys.key_file("draft")})"' in shown
     assert shlex.split(shown)[-len(planned.record.command) :] == planned.record.command
     assert planned.announcement().endswith("checkpoint: quantised, quant_method awq, bits 4 (from its config.json; no flag is needed)")
