@@ -1,11 +1,13 @@
 """The command line, `./lab`: one line of help and one function for each word; the work is done elsewhere.
 
-A `LabError` is printed as its two sentences and ends with exit code 1; anything else is a bug and shows its traceback.
+A `LabError`, and what the system refuses, is printed as its two sentences and ends with exit code 1. Anything else is a fault of labkit's:
+one sentence, and a report with the traceback in a file of your own.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from .common.amounts import GIB
 from .common.errors import LabError
+from .common.faults import fault
+from .common.refusals import refusal
 from .models.profiles import profiles
 
 if TYPE_CHECKING:
@@ -38,11 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(chosen.action(chosen) or 0)
     except LabError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return _tell(error)
+    except BrokenPipeError:  # whoever read our output has gone: ./lab logs | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _tell(refusal(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        return _tell(fault(error))
+
+
+def _tell(error: LabError) -> int:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -91,6 +91,7 @@ ENGINE = Engine(
     module=("sglang.launch_server",),
     port_variable="LABKIT_PORT_SGLANG",
     key_flag="config",
+    rendezvous=("SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE", "--dist-init-addr", "--dp-size", "--data-parallel-size", "--dp"),
     model_flag="--model-path",
     hub_variable="SGLANG_USE_MODELSCOPE",
     stages=STAGES,

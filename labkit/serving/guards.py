@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..common.errors import AlreadyRunning, LabError, PortInUse
 from ..common.locks import locked
+from ..common.refusals import told
 from ..common.settings import settings
 from ..engines.engine import Engine
 from ..machine import ports
@@ -23,7 +24,7 @@ from . import held_memory, keys, lifelines, placement
 from .exits import Spec, write_json
 from .process_table import start_ticks
 from .registry import Record, ServerFolder, alive
-from .stopping import await_end
+from .stopping import await_end, end_processes
 
 LOGS_KEPT = 10
 
@@ -34,11 +35,13 @@ PROGRAM = (
 """What each watcher runs, in a Python that sees nobody's environment, folder or user packages (-I)."""
 
 
+@told()
 def launch(engine: Engine, record: Record, environment: dict[str, str], *, share_gpu: bool = False) -> ServerFolder:
     """Start the processes of `record` under the guards and return at once; `Server.wait` waits for ready.
 
     `environment` is added to this process's own, and carries the key: it reaches the engine and no file. Raises, before
-    any process starts: `LabError` if one of that name runs, `PortInUse`, `GpuInUse` unless `share_gpu`, `MemoryHeld`.
+    any process starts: `LabError` if one of that name runs or a file cannot be written, `PortInUse`, `GpuInUse` unless `share_gpu`,
+    `MemoryHeld`.
     """
     entry = ServerFolder(record.name)
     await_end(entry, engine.title, engine.grace_seconds)
@@ -59,7 +62,11 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
         spec = Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds, secrets.token_hex(8))
         record.watcher = _launch(entry, spec, record.owner, {**os.environ, **environment})
         record.watcher_started = start_ticks(record.watcher)
-        entry.save(record)
+        try:
+            entry.save(record)
+        except LabError:
+            end_processes(entry, engine.grace_seconds, lambda note: None)
+            raise
     return entry
 
 

@@ -26,7 +26,8 @@ from . import keys
 from .hot_adapters import require_first, with_lora
 from .model_source import choose_model, model_source, quantisation, weight_bytes
 from .placement import place
-from .registry import Record, alive
+from .registry import Record, ServerFolder, alive
+from .temporary import RENDEZVOUS
 
 SMALL_BYTES = 100 * 2**20
 """Weights of a model folder that loads and computes at once: what then takes time on CPU is starting processes."""
@@ -97,6 +98,7 @@ def plan_launch(
     environment = _environment(engine, source, device, use_modelscope=use_modelscope) | placement.environment
     if hot_adapters and engine.adapters:
         environment |= engine.adapters.environment
+    environment |= _rendezvous(engine, ServerFolder(server, config).folder, command)
     stamp, folder = time.strftime("%Y%m%d-%H%M%S"), config.logs / server
     record = Record(
         name=server,
@@ -183,6 +185,14 @@ def _environment(engine: Engine, source: str, device: str, *, use_modelscope: bo
     if use_modelscope and not local:
         environment[engine.hub_variable] = "True"
     return environment
+
+
+def _rendezvous(engine: Engine, folder: Path, command: Sequence[str]) -> dict[str, str]:
+    """Where the engine's own processes meet: in a file, unless its flags want a port (`Engine.rendezvous`)."""
+    variable, *flags_of_ports = engine.rendezvous or ("",)
+    if not variable or {word.split("=")[0] for word in command} & set(flags_of_ports):
+        return {}
+    return {variable: f"file://{folder / RENDEZVOUS}"}
 
 
 def _shown(engine: Engine, server: str, config: Settings, command: Sequence[str], environment: Mapping[str, str]) -> str:

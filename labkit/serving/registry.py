@@ -19,6 +19,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_origin, get_type_hints
 
+from ..common.refusals import told
 from ..common.settings import Settings, settings
 from .exits import ENDING, Exit, write_json
 from .process_table import commanded, commanded_within, descendants, is_alive, marked, process_row, process_table
@@ -121,8 +122,9 @@ class ServerFolder:
         """Write `record`, unless another start than the one that counts here has taken the name."""
         if self.start is not None and self.record is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_json(self.folder / RECORD, asdict(record))
+        with told():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_json(self.folder / RECORD, asdict(record))
 
     def forget(self) -> None:
         """Remove the traces of the last run, so that they are not taken for those of the next."""

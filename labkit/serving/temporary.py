@@ -14,6 +14,8 @@ from pathlib import Path
 
 FOLDER = "tmp"
 """The engine's TMPDIR, below the server's own folder."""
+RENDEZVOUS = f"{FOLDER}/rendezvous"
+"""A file through which an engine's processes find each other, below the server's own folder; new at each start, as all here is."""
 SOCKET_NAME = 40
 """Bytes that an engine may need behind TMPDIR for a socket: vLLM's names have 36, multiprocessing's 31."""
 LEFT_FOLDERS = re.compile(r"(tmp|pymp-|sgl_ar_fd_)[a-z0-9_]{8}")

@@ -27,7 +27,12 @@ SGLANG = ["PY", "-m", "sglang.launch_server", "--model-path"]
 VLLM_ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1", "PYTHONPATH": str(vllm.INSIDE)}
 DOOR = ["--middleware", "require_key.RequireKey"]
 """Behind the model of every vLLM."""
-SGLANG_ALWAYS = {"SGLANG_LOGGING_CONFIG_PATH": "FILE", "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0", "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0"}
+SGLANG_ALWAYS = {
+    "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE": "FILE",
+    "SGLANG_LOGGING_CONFIG_PATH": "FILE",
+    "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+    "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
+}
 FOLDER = {"HF_HUB_OFFLINE": "1"}
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
 SMALL = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -203,7 +208,8 @@ def test_the_argument_list_and_the_environment(base: Path, machine: Callable[...
     key = {"VLLM_API_KEY": keys.key(planned.record.name)} if row.engine == "vllm" else {}
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if row.device == "gpu" else {}  # there are two
     expected = {"PYTHONPATH": "", **row.environment, **order, **key}
-    assert {name: "FILE" if name == "SGLANG_LOGGING_CONFIG_PATH" else value for name, value in own.items()} == expected
+    files = ("SGLANG_LOGGING_CONFIG_PATH", "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE")
+    assert {name: "FILE" if name in files else value for name, value in own.items()} == expected
     assert (planned.record.name, planned.record.port) == (row.name or row.engine, row.port)
 
 
@@ -217,6 +223,16 @@ def test_what_is_shown_can_be_pasted_and_holds_no_key(base: Path, machine: Calla
     assert f'VLLM_API_KEY="$(cat {keys.key_file("draft")})"' in shown
     assert shlex.split(shown)[-len(planned.record.command) :] == planned.record.command
     assert planned.announcement().endswith("checkpoint: quantised, quant_method awq, bits 4 (from its config.json; no flag is needed)")
+
+
+def test_processes_of_sglang_meet_in_a_file_and_at_no_port(base: Path, machine: Callable[..., None]) -> None:
+    """torch's TCPStore listens on every address and asks nobody for a key. Several machines need it."""
+    variable = "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"
+    path = plan_launch("sglang", base, name="draft", options={}).environment[variable]
+    assert path == f"file://{ServerFolder('draft').folder}/tmp/rendezvous"
+    for options in ({"dist_init_addr": "10.0.0.1:5000"}, {"dp_size": 2}, {"data_parallel_size": 2}):
+        assert variable not in plan_launch("sglang", base, options=options).environment
+    assert variable not in plan_launch("sglang", base, options={}, extra=["--dist-init-addr=10.0.0.1:5000"]).environment
 
 
 def test_the_record_says_where_everything_of_the_server_lies(base: Path, machine: Callable[..., None]) -> None:
