@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .common.amounts import GIB
 from .common.errors import LabError
 from .common.faults import fault
 from .common.refusals import refusal
@@ -224,32 +223,9 @@ def _down(chosen: argparse.Namespace) -> int:
 
 
 def _ps(chosen: argparse.Namespace) -> None:
-    from .engines import ENGINES
-    from .machine.gpu import find
-    from .serving.process_table import resident_bytes
-    from .serving.registry import entries
-    from .serving.server import Server
+    from .serving.overview import overview
 
-    rows = [("NAME", "STATE", "PORT", "MODEL", "GPU", "OWNER", "MEMORY", "SINCE", "NOTE")]
-    for entry in entries():
-        record, status = entry.record, entry.status()
-        if record is None:
-            if status.note != "never started":
-                rows.append((entry.name, "damaged", "", "", "", "", "", "", status.note))
-            continue
-        since = time.strftime("%m-%d %H:%M", time.localtime(record.created_at))
-        gpus = ",".join(device.cuda_name for device in find(record.gpus)) or "-"
-        state, memory, note = status.state, "", status.note
-        if record.engine not in ENGINES:
-            note = f"{record.engine} is no engine that this labkit knows"
-        elif status.alive:
-            server = Server(ENGINES[record.engine], entry)
-            memory = f"{resident_bytes(entry.processes()) / GIB:.1f} GiB"
-            state = "not answering" if state == "ready" and not server.answers() else state
-        rows.append((entry.name, state, str(record.port), record.model, gpus, record.owner, memory, since, note))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(overview())
 
 
 def _logs(chosen: argparse.Namespace) -> None:

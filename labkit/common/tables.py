@@ -17,6 +17,12 @@ def plain(rows: Rows) -> str:
     return "\n".join(_line(row, widths) for row in rows)
 
 
+def left(rows: Rows) -> str:
+    """The rows as lines, every column to the left: words rather than figures."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
 def as_html(rows: Rows, caption: str = "") -> str:
     """The rows as one HTML table with `caption` below it; everything is escaped."""
     below = f'<caption style="caption-side:bottom;text-align:left">{html.escape(caption)}</caption>' if caption else ""

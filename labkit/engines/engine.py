@@ -54,7 +54,7 @@ class Engine:
     key_flag: str = ""
     """Of an engine that takes its key from no variable: the flag of a YAML file that holds it."""
     middleware: str = ""
-    """Of an engine that asks for its key on some routes only: the class that asks on all (`engines.inside`)."""
+    """Of an engine that asks for its key on some routes only: the class that asks on all (`engines.inside.require_key`)."""
     rendezvous: tuple[str, ...] = ()
     """Of an engine whose processes would find each other through a port that listens on every address: the variable that takes a
     file:// address instead, and the flags with which one file does not do (several groups or machines)."""

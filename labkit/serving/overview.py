@@ -1,0 +1,39 @@
+"""Which servers there are, as `./lab ps` shows them: a row each, from the process table."""
+
+from __future__ import annotations
+
+import time
+
+from ..common import tables
+from ..common.amounts import GIB
+from ..engines import ENGINES
+from ..machine.gpu import find
+from .process_table import resident_bytes
+from .registry import Record, ServerFolder, Status, entries
+from .server import Server
+
+HEAD = ("NAME", "STATE", "PORT", "MODEL", "GPU", "OWNER", "MEMORY", "SINCE", "NOTE")
+
+
+def overview() -> str:
+    """The table of all servers that were ever started here, under their names."""
+    rows = [row for entry in entries() if (row := _row(entry))]
+    return tables.left((HEAD, *rows))
+
+
+def _row(entry: ServerFolder) -> tuple[str, ...] | None:
+    record, status = entry.record, entry.status()
+    if record is None:
+        return None if status.note == "never started" else (entry.name, "damaged", "", "", "", "", "", "", status.note)
+    since = time.strftime("%m-%d %H:%M", time.localtime(record.created_at))
+    gpus = ",".join(device.cuda_name for device in find(record.gpus)) or "-"
+    memory = f"{resident_bytes(entry.processes()) / GIB:.1f} GiB" if status.alive else ""
+    note = status.note if record.engine in ENGINES else f"{record.engine} is no engine that this labkit knows"
+    return (entry.name, _state(entry, record, status), str(record.port), record.model, gpus, record.owner, memory, since, note)
+
+
+def _state(entry: ServerFolder, record: Record, status: Status) -> str:
+    """A server that counts as ready is asked whether it answers."""
+    if status.state == "ready" and record.engine in ENGINES and not Server(ENGINES[record.engine], entry).answers():
+        return "not answering"
+    return status.state
