@@ -1,39 +1,51 @@
 """The one way to call a server of this machine: with its key, without the proxy that the environment may name, with an end.
 
-`network_turbo` on AutoDL sets http_proxy for everything; a proxy cannot reach a loopback port of this machine.
+`network_turbo` on AutoDL sets http_proxy for everything; a proxy cannot reach a loopback port of this machine. A limit holds over the
+whole of a call, connection, headers and body together: a server that hangs, or sends a byte now and then, is told as one that hangs.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from ..common.amounts import amount_text
 from ..common.errors import NotRunning
 
 if TYPE_CHECKING:
-    import httpx
-
     from ..engines.endpoint import Endpoint
 
 LOAD_SECONDS = 120.0
 """An engine that loads an adapter answers when it is loaded."""
 HEALTH_SECONDS = 5.0
+MOST_BYTES = 256 * 2**20
+"""An answer that is longer has no end."""
 
 
 def ask(
     server: Endpoint, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = LOAD_SECONDS
 ) -> tuple[int, Any]:
-    """Status and JSON (or text) of a request with the server's key. Raises `NotRunning` for a server that does not answer."""
+    """Status and JSON (or text) of a request with the server's key, within `seconds` in all.
+
+    Raises `NotRunning` for a server that does not answer, does not come to an end, or does not speak HTTP.
+    """
     import httpx
 
     headers = {"Authorization": f"Bearer {server.key}"}
     try:
-        with httpx.Client(trust_env=False, timeout=seconds) as client:
-            answer = client.request(method, server.url + path, headers=headers, json=body)
-    except httpx.TransportError as error:
+        status, content = _within(seconds, method, server.url + path, headers, body)
+    except (httpx.HTTPError, TimeoutError, EOFError) as error:
+        said = str(error) or type(error).__name__
+        if isinstance(error, httpx.ConnectError):
+            said = "nobody listens there"
+        elif isinstance(error, TimeoutError):
+            said = f"it hung, no whole answer to {path} in {seconds:.0f} s"
         fix = f"./lab ps shows what runs; ./lab logs {server.name} says why."
-        raise NotRunning(f"{server.url} does not answer: {str(error) or type(error).__name__}.", fix) from error
-    return answer.status_code, _content(answer)
+        raise NotRunning(f"{server.url} does not answer: {said}.", fix) from error
+    return status, _content(content)
 
 
 def healthy(server: Endpoint) -> bool:
@@ -41,9 +53,8 @@ def healthy(server: Endpoint) -> bool:
     import httpx
 
     try:
-        with httpx.Client(trust_env=False, timeout=HEALTH_SECONDS) as client:
-            return client.get(server.url + server.engine.health).status_code == 200
-    except httpx.TransportError:
+        return _within(HEALTH_SECONDS, "GET", server.url + server.engine.health, {}, None)[0] == 200
+    except (httpx.HTTPError, TimeoutError, EOFError):
         return False
 
 
@@ -56,8 +67,32 @@ def error_message(content: Any) -> str:
     return str(inner or content.get("error_message") or content.get("detail") or content)
 
 
-def _content(answer: httpx.Response) -> Any:
+def _within(seconds: float, method: str, url: str, headers: Mapping[str, str], body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+    """Status and body of one exchange. In a thread of its own, because a notebook's runs an event loop already; httpx's own limits count
+    for each read. Raises TimeoutError, EOFError for an answer without end, and httpx's errors."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, _limited(seconds, method, url, headers, body)).result()
+
+
+async def _limited(seconds: float, method: str, url: str, headers: Mapping[str, str], body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+    return await asyncio.wait_for(_exchange(method, url, headers, body), seconds)
+
+
+async def _exchange(method: str, url: str, headers: Mapping[str, str], body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+    import httpx
+
+    client = httpx.AsyncClient(trust_env=False, timeout=None, verify=url.startswith("https:"))  # certificates take 20 ms to read
+    async with client, client.stream(method, url, headers=dict(headers), json=body) as answer:
+        content = bytearray()
+        async for piece in answer.aiter_bytes():
+            content += piece
+            if len(content) > MOST_BYTES:
+                raise EOFError(f"its answer has no end (over {amount_text(MOST_BYTES, 'B')})")
+        return answer.status_code, bytes(content)
+
+
+def _content(content: bytes) -> Any:
     try:
-        return answer.json()
+        return json.loads(content)
     except ValueError:
-        return answer.text
+        return content.decode(errors="replace")

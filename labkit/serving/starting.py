@@ -37,6 +37,8 @@ STOPPED = {
 
 PROBE_SECONDS = 180.0
 """The first token may compile kernels."""
+LEAST_PROBE_SECONDS = 5.0
+"""Who says that it lives in the last moment of its time still gets to show it."""
 
 JOINED_LATE_SECONDS = 5.0
 """Whoever begins to watch later than this saw no true stage times: they are not kept as the expectation."""
@@ -69,7 +71,7 @@ class Start:
                 bar.update(elapsed, self.engine.stages[self.stage].name)
                 time.sleep(POLL_SECONDS)
             bar.update(time.time() - self.record.created_at, "asking for one token" if self.engine.probe else "")
-            self._require_answer()
+            self._require_answer(timeout)
             self._require_alive()
             self._read(bar)
             self._finish(bar)
@@ -108,8 +110,8 @@ class Start:
             raise StartFailed(f"{self.engine.title} {STOPPED[ended.reason]} while it was starting.", "Start it again.")
         raise failure(self.server, Path(self.record.err), self.text, ended)
 
-    def _require_answer(self) -> None:
-        """One token from one of our own processes: another server on the port cannot pass for ours."""
+    def _require_answer(self, timeout: float) -> None:
+        """One token from one of our own processes, within what is left of `timeout`: another server on the port cannot pass for ours."""
         self._require_alive()
         pids = self.folder.processes()
         if not ports.listens(self.record.port, pids):
@@ -118,12 +120,13 @@ class Start:
                 f"Port {self.record.port} answers, but not from our processes: {other}.", "Stop that process, then start again."
             )
         if self.engine.probe:
-            self._ask_one_token()
+            left = timeout - (time.time() - self.record.created_at)
+            self._ask_one_token(max(LEAST_PROBE_SECONDS, min(PROBE_SECONDS, left)))
 
-    def _ask_one_token(self) -> None:
+    def _ask_one_token(self, seconds: float) -> None:
         body = {"model": self.server.model, "prompt": "1 + 1 =", "max_tokens": 1, "temperature": 0}
         try:
-            status, content = http.ask(self.server, "POST", self.engine.probe, body, seconds=PROBE_SECONDS)
+            status, content = http.ask(self.server, "POST", self.engine.probe, body, seconds=seconds)
         except NotRunning as error:
             status, content = 0, error.cause
         if status == 200 and isinstance(content, dict) and content.get("choices"):
