@@ -20,10 +20,10 @@ SWEEP_SECONDS = 0.05
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
 
 
-def post(spec: Spec) -> int:
-    """Fork the sentry of `spec`; returns its pid. From now on this process and its forks hold the pipe that it waits on.
+def post(spec: Spec, began: float) -> int:
+    """Fork the sentry of `spec`, whose start began at `began`; returns its pid.
 
-    Programs that they start do not: descriptors are closed in them.
+    From now on this process and its forks hold the pipe that it waits on. Programs that they start do not: descriptors are closed in them.
     """
     read_end, write_end = os.pipe()
     sentry = os.fork()
@@ -32,13 +32,13 @@ def post(spec: Spec) -> int:
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         os.read(read_end, 1)
-        _clear(spec)
+        _clear(spec, began)
         os._exit(0)
     os.close(read_end)
     return sentry
 
 
-def _clear(spec: Spec) -> None:
+def _clear(spec: Spec, began: float) -> None:
     """Kill all that bears the mark, unless the end was written down; then write it down."""
     if spec.path("exit.json").exists() or not spec.mark:
         return
@@ -48,6 +48,6 @@ def _clear(spec: Spec) -> None:
             signal_process(pid, signal.SIGKILL)
         killed.update(left)
         time.sleep(SWEEP_SECONDS)
-    temporary.tidy(Path(spec.folder))
+    temporary.tidy(Path(spec.folder), began)
     rows = tuple((pid, start_ticks(pid)) for pid in left)
     write_exit(spec, Exit(None, "guards died", time.time(), round(time.monotonic() - started, 3), len(killed), left=rows))

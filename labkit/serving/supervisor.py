@@ -117,7 +117,7 @@ class Guard:
 def keep(spec: Spec, lifeline: int, sentry: int) -> None:
     """The keeper: start the engine, wait for a reason to end it, end its tree, write down how it went."""
     guard = Guard(spec, lifeline)
-    guardian = os.getppid()
+    guardian, began = os.getppid(), time.time()
     try:
         spec.path(ROOM).write_text(" " * ROOM_BYTES)
         engine = _start(spec)
@@ -138,7 +138,7 @@ def keep(spec: Spec, lifeline: int, sentry: int) -> None:
         else:
             reason = guard.request
     ended = end(guard, engine, reason)
-    temporary.tidy(Path(spec.folder))
+    temporary.tidy(Path(spec.folder), began)
     write_exit(spec, ended)
 
 
@@ -168,7 +168,8 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
 
 def watch(spec: Spec, lifeline: int | None) -> None:
     """The watcher: start the keeper, pass on requests to stop, and clean up after a keeper that was killed."""
-    sentry = post(spec)
+    began = time.time()
+    sentry = post(spec, began)
     read_end, write_end = os.pipe()
     keeper = os.fork()
     if keeper == 0:
@@ -189,14 +190,14 @@ def watch(spec: Spec, lifeline: int | None) -> None:
     signal_process(sentry, signal.SIGKILL)
     with suppress(ChildProcessError):  # it was dead, and is collected
         os.waitpid(sentry, 0)
-    _conclude(spec, guard, keeper)
+    _conclude(spec, guard, keeper, began)
 
 
-def _conclude(spec: Spec, guard: Guard, keeper: int) -> None:
+def _conclude(spec: Spec, guard: Guard, keeper: int, began: float) -> None:
     """Kill what the keeper left and, if it did not live to write down the end, do so."""
     started = time.monotonic()
     killed, left = guard.sweep(keeper)
-    temporary.tidy(Path(spec.folder))
+    temporary.tidy(Path(spec.folder), began)
     if not spec.path("exit.json").exists():
         write_exit(spec, Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed, left=left))
 
