@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..common.errors import SettingError
-from ..machine.gpu import Device, ask_nvml, device_handle, find, from_thousandths, load_nvml, memory_info, utilisation_of, visible
+from ..machine.gpu import Device, device_handle, find, visible
+from ..machine.nvml import ask, from_thousandths, load_nvml, memory_info, utilisation_of
 from .recording import Recording, Track
 
 if TYPE_CHECKING:
@@ -140,13 +141,13 @@ class _Gpus:
 
     def _device(self, handle: Any, joules: float | None) -> Sample:
         total, used, _ = memory_info(self.nvml, handle)
-        power = from_thousandths(ask_nvml(self.nvml, self.nvml.nvmlDeviceGetPowerUsage, handle))
+        power = from_thousandths(ask(self.nvml, "DeviceGetPowerUsage", handle))
         now = None if joules is None else self._energy(handle)
         spent = None if now is None or joules is None else now - joules
         return (used if total else None), power, utilisation_of(self.nvml, handle), spent
 
     def _energy(self, handle: Any) -> float | None:
-        return from_thousandths(ask_nvml(self.nvml, self.nvml.nvmlDeviceGetTotalEnergyConsumption, handle))
+        return from_thousandths(ask(self.nvml, "DeviceGetTotalEnergyConsumption", handle))
 
 
 class _Tree:
