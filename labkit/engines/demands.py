@@ -31,7 +31,8 @@ DEMANDS = (
         (8, 9),
         "vLLM's own kernels for it exist from 8.9 on (RTX 40, L20, H20): without another back end the start ends with "
         "'type fp8e4nv not supported in this architecture'",
-        'Leave kv_cache_dtype out and lower max_model_len. With an attention_backend of your own choice (FLASHINFER) labkit lets it through; not tried here.',
+        "Leave kv_cache_dtype out and lower max_model_len. With an attention_backend of your own choice (FLASHINFER) labkit lets it "
+        "through; that was not tried.",
         unless=("--attention-backend",),
     ),
 )

@@ -208,4 +208,6 @@ def _meaning(problem: Exception, where: str = "") -> Failure:
         cause = "A GPU is there (/dev/nvidia*), and the driver's library or kernel module is missing or damaged."
         fix = "In a container: start it with the capability utility (docker: --gpus all, NVIDIA_DRIVER_CAPABILITIES=compute,utility)."
         return Failure(said, where + cause, fix)
-    return Failure(said, f"{where}The driver's library (NVML) fails.", "nvidia-smi in a terminal says more; restarting the instance helps mostly.")
+    return Failure(
+        said, f"{where}The driver's library (NVML) fails.", "nvidia-smi in a terminal says more; restarting the instance helps mostly."
+    )

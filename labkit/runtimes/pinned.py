@@ -132,7 +132,9 @@ def choose(tool: Tool, driver: str, capability: tuple[int, int] | None = None) -
 
 
 def _card_decides(capability: tuple[int, int], passed: PinnedList, row: PinnedList) -> str:
-    return f"the GPU's compute capability {_text(capability)} is not in wheels built for CUDA {passed.cuda}, and is in those for CUDA {row.cuda}"
+    return (
+        f"wheels built for CUDA {row.cuda}: those for CUDA {passed.cuda} have nothing for a GPU of compute capability {_text(capability)}"
+    )
 
 
 def _text(capability: tuple[int, int]) -> str:
@@ -154,9 +156,10 @@ def major(driver: str) -> int:
 
 
 def _tool(name: str, row: dict[str, Any], folder: Path) -> Tool:
-    tuples = ("extensions", "capabilities")
-    lists = tuple(
-        PinnedList(**{key: tuple(value) if key in tuples else value for key, value in item.items()}, folder=folder)
-        for item in row.pop("lists")
-    )
+    lists = tuple(_list(item, folder) for item in row.pop("lists"))
     return Tool(name=name, lists=lists, needs=tuple(row.pop("needs")), **row)
+
+
+def _list(item: dict[str, Any], folder: Path) -> PinnedList:
+    tuples = {key: tuple(item.get(key, ())) for key in ("extensions", "capabilities")}
+    return PinnedList(**{**item, **tuples}, folder=folder)

@@ -73,9 +73,7 @@ def require_port(engine: Engine, name: str, port: int) -> None:
     """Raise `PortInUse` for a port that somebody listens on, or that a server which is still starting has been given."""
     other = next((other.name for _, other in alive() if other.port == port and other.name != name), "")
     if other:
-        raise PortInUse(
-            f"Port {port} belongs to the server {other!r}.", f"./lab down {other} stops it, or choose another: port=<port>."
-        )
+        raise PortInUse(f"Port {port} belongs to the server {other!r}.", f"./lab down {other} stops it, or choose another: port=<port>.")
     ports.require_free(port, engine.port_variable)
 
 

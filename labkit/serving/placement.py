@@ -14,6 +14,7 @@ from ..common.errors import GpuInUse, SettingError
 from ..engines.engine import Engine
 from ..engines.flags import flag_number, split_words
 from ..machine import gpu
+from ..machine.nvml import MIG
 from .held_memory import sharers
 from .registry import Record
 
@@ -45,7 +46,7 @@ def place(engine: Engine, argv: Sequence[str], device: str, gpus: int | str | Se
             raise SettingError(f"gpus is {gpus!r}, and this machine serves without a GPU.", "Leave gpus out.")
         return Placement([], {})
     there = gpu.select(gpus) if gpus is not None else gpu.visible()
-    named = gpus is not None or any(mark in os.environ.get(gpu.VISIBLE, "") for mark in ("GPU-", gpu.MIG))
+    named = gpus is not None or any(mark in os.environ.get(gpu.VISIBLE, "") for mark in ("GPU-", MIG))
     environment = {gpu.VISIBLE: ",".join(map(_spelt, there))} if named and there else {}
     chosen = _taken(engine, argv, there) if gpus is None or flag_number(argv, FIRST) else there
     if len(gpu.devices()) > 1 and (gpus is not None or not os.environ.get(ORDER)):
@@ -64,7 +65,8 @@ def _taken(engine: Engine, argv: Sequence[str], there: Sequence[gpu.Device]) -> 
     first, step = flag_number(argv, FIRST) or 0, flag_number(argv, STEP) or 1
     chosen = list(there[first :: max(step, 1)][: _size(engine, argv)])
     if not chosen and there:
-        raise SettingError(f"{FIRST} {first}: the server sees {len(there)} GPU{'s' * (len(there) > 1)}, counted from 0.", "Leave it out: gpus= chooses.")
+        count = f"{len(there)} GPU{'s' * (len(there) > 1)}"
+        raise SettingError(f"{FIRST} {first}: the server sees {count}, counted from 0.", "Leave it out: gpus= chooses.")
     return chosen
 
 

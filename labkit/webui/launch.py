@@ -21,7 +21,7 @@ from ..machine.tunnels import local_ports
 from ..runtimes import environments
 from ..serving import keys
 from ..serving.registry import Record
-from .api import clean
+from .connections import clean
 from .data import EMAIL, Data
 
 
@@ -97,4 +97,3 @@ class PageLaunch:
 def deployment(config: Settings) -> str:
     """A name that only an Open-WebUI with this home's secret can have been given."""
     return sha256(keys.key(ENGINE.name, config).encode()).hexdigest()[:16]
-

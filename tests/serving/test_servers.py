@@ -163,7 +163,15 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """This machine with its own home, two GPUs and an environment that is made already."""
-    for variable in ("no_proxy", "NO_PROXY", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LABKIT_OWNER", "LABKIT_PROFILE", "LABKIT_PORT_VLLM"):
+    for variable in (
+        "no_proxy",
+        "NO_PROXY",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+        "LABKIT_OWNER",
+        "LABKIT_PROFILE",
+        "LABKIT_PORT_VLLM",
+    ):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([Card(UUID="GPU-a"), Card(UUID="GPU-b")]))
