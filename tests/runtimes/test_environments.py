@@ -93,7 +93,7 @@ class Place:
         """`install("toy")` in another process."""
         code = (
             "from pathlib import Path; from labkit.runtimes import environments, pinned\n"
-            f"pinned.LISTS = Path({str(self.lists)!r}); environments._driver = str\n"
+            f"pinned.LISTS = Path({str(self.lists)!r})\n"
             "environments.install('toy')"
         )
         root = Path(__file__).resolve().parents[2]
@@ -111,7 +111,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(made.wheels))
     monkeypatch.setattr(pinned, "LISTS", made.lists)
-    monkeypatch.setattr(environments, "_driver", lambda: "")
+    monkeypatch.setenv("LABKIT_DEVICE", "cpu")
     pinned._read.cache_clear()
     return made
 
