@@ -6,8 +6,9 @@ updated in place.
 
 The Jupyter kernel `labkit` is registered twice. Inside .venv, which is what papermill, nbval and this .venv's own JupyterLab
 find first. And for the user, because on a rented machine JupyterLab is started by the platform from its own conda and would
-not look into .venv (`machine.kernel_spec`; every later `./lab` registers it again where it is gone). That JupyterLab also draws the
-widgets, so their front end is copied beside the user's kernel unless one is there. Where the home folder cannot be written, both are left out, with a line that says so.
+not look into .venv (`machine.kernel_spec`; every later `./lab` registers it again where it is gone). That JupyterLab also draws
+the widgets, so their front end is copied beside the user's kernel unless one is there. Where the home folder cannot be written,
+both are left out, with a line that says so.
 
 Does not cover: the engines' environments (`runtimes.environments`).
 """

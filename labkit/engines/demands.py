@@ -1,4 +1,4 @@
-"""What an engine's flags ask of a GPU, as data: told before a start instead of after minutes of loading.
+"""What an engine asks of a machine, as data: flags that need a certain GPU, and what Windows' Linux needs.
 
 Read in the sources of vLLM 0.19.1 and 0.26.0 and of SGLang 0.5.10 and 0.5.17. Not here: what happens by itself (SGLang, and vLLM
 with dtype "auto", take float16 where a card has no bfloat16), and what memory a model needs. Used by `serving.preflight`.
@@ -36,3 +36,6 @@ DEMANDS = (
         unless=("--attention-backend",),
     ),
 )
+
+ON_WSL = {"vllm": {"VLLM_WSL2_ENABLE_PIN_MEMORY": "1"}}
+"""Engine -> variables on Windows' Linux. vLLM leaves pinned memory off there, and since 0.24 does not start without it (vllm#47387)."""

@@ -32,7 +32,7 @@ from ..common.files import save
 from ..common.progress import Progress
 from ..common.settings import settings
 from . import pinned
-from .inspection import Inspection, inspect
+from .inspection import Inspection, inspect, installed_version
 from .installer import alone, make_environment
 from .pinned import PinnedList, Tool
 
@@ -77,6 +77,20 @@ def runtime_list(engine: str, driver: str | None = None) -> PinnedList:
     """
     chosen = pinned.tool(engine)
     return pinned.choose(chosen, driver) if driver is not None else pinned.choose(chosen, *_gpu(chosen))
+
+
+def named_versions(environment: Mapping[str, str]) -> dict[str, tuple[Path, str]]:
+    """LABKIT_RUNTIME_<ENGINE> that is set in `environment` -> its Python, and the engine's version there ("" where it has none).
+
+    A quarter of a second each; nothing is imported, so it says nothing on whether the environment is whole. A variable that names no
+    engine has the version "?".
+    """
+    known = {VARIABLE + name.upper(): tool for name, tool in pinned.tools().items()}
+    found = {}
+    for variable in sorted(name for name in environment if name.startswith(VARIABLE) and environment[name]):
+        python = Path(environment[variable]).expanduser().absolute()
+        found[variable] = (python, installed_version(python, known[variable].distribution) if variable in known else "?")
+    return found
 
 
 def folder(row: PinnedList) -> Path:

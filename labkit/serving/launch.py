@@ -18,9 +18,10 @@ from typing import Any
 from ..common.errors import SettingError
 from ..common.settings import OWNERS, Settings, settings
 from ..engines import ENGINES, model_engines, open_webui
+from ..engines.demands import ON_WSL
 from ..engines.engine import Engine
 from ..engines.flags import flag_text, flags
-from ..machine import gpu, ports, proxies
+from ..machine import gpu, host, ports, proxies
 from ..models.profiles import Profile
 from ..runtimes import environments
 from . import keys
@@ -192,6 +193,8 @@ def _environment(engine: Engine, source: str, device: str, *, use_modelscope: bo
     environment, local = dict(engine.environment), Path(source).is_dir()
     if device == "cpu":
         environment |= engine.cpu_environment | (engine.small_environment if local and weight_bytes(source) < SMALL_BYTES else {})
+    if device == "gpu" and host.wsl():
+        environment |= {name: value for name, value in ON_WSL.get(engine.name, {}).items() if not os.environ.get(name)}
     if local:
         environment["HF_HUB_OFFLINE"] = "1"  # a folder needs no hub, and a slow hub must not hold up the start
     if use_modelscope and not local:
