@@ -26,6 +26,7 @@ from . import nvml as binding
 from .nvml import MIG, ask, from_thousandths, load_nvml, memory_info, utilisation_of
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+OWN_MEMORY = ("v2", "v1")
 HIDDEN_ON_PURPOSE = ("", "-1", "none", "void", "NoDevFiles")
 """What people write to hide every GPU; anything else that names none is a mistake."""
 
@@ -58,6 +59,11 @@ class Device:
     def cuda_name(self) -> str:
         """What CUDA_VISIBLE_DEVICES calls it: the index of a card (not every engine reads a card's UUID), the UUID of a slice."""
         return self.uuid if self.parent else str(self.index)
+
+    @property
+    def memory_told(self) -> bool:
+        """Whether the driver tells how much of its own memory is in use, so that a server's can be seen to come back."""
+        return self.memory_call in OWN_MEMORY
 
     @property
     def capability_text(self) -> str:
@@ -139,12 +145,16 @@ def driver_version() -> str:
 
 
 def memory_used(uuids: Sequence[str] | None = None) -> list[int]:
-    """Bytes in use on each GPU of `uuids`, in their order, or of the whole machine, in that of `devices()`; 0 where it is not known."""
+    """Bytes in use on each GPU or slice of `uuids`, in their order, or on all that CUDA may use; 0 where it is not known.
+
+    Nor is it told of a GPU that shares the machine's memory (`Device.memory_told`): what others take there comes and goes.
+    """
     nvml = load_nvml()
     if nvml is None:
         return [0 for _ in uuids or ()]
-    known = {uuid: handle for uuid, _, handle, parent in _handles(nvml) if uuids is not None or not parent}
-    return [memory_info(nvml, known[uuid])[1] if uuid in known else 0 for uuid in (known if uuids is None else uuids)]
+    chosen = [device.uuid for device in everything() if not device.slices] if uuids is None else uuids
+    known = {uuid: memory_info(nvml, handle) for uuid, _, handle, _ in _handles(nvml) if uuid in chosen}
+    return [known[uuid][1] if uuid in known and known[uuid][2] in OWN_MEMORY else 0 for uuid in chosen]
 
 
 def device_handle(nvml: Any, device: Device | str) -> Any:

@@ -35,7 +35,7 @@ MEANINGS = (
     (
         18,
         "driver/library version mismatch",
-        "The NVIDIA driver was changed while the machine ran: the kernel still has the old one, and every CUDA program fails.",
+        "The NVIDIA driver in the kernel and its library have different versions, as after an update without a restart: CUDA fails.",
         "Restart the machine (a rented one: switch the instance off and on again); inside a container only its host can do that.",
     ),
     (

@@ -121,7 +121,7 @@ def choose(tool: Tool, driver: str, capability: tuple[int, int] | None = None) -
     if passed and capability:
         raise InstallError(
             f"This GPU has compute capability {_text(capability)}, and every {tool.title} list that runs on driver {driver} is built for "
-            f"others: {', '.join(dict.fromkeys(one for row in tool.lists for one in row.capabilities))}.",
+            f"others: {', '.join(sorted({one for row in tool.lists for one in row.capabilities}, key=float))}.",
             "Rent a machine with a newer card, or go on without the GPU: export LABKIT_DEVICE=cpu",
         )
     oldest = min((row.least_driver for row in tool.lists if row.least_driver), default=0)
