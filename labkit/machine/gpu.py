@@ -95,13 +95,8 @@ def visible(environment: Mapping[str, str] | None = None) -> list[Device]:
     every = everything()
     if named is None:
         return _one_slice([_first_slice(device, every) for device in every if not device.parent])
-    chosen: list[Device] = []
-    for entry in named.split(","):
-        match = _match(_ordinal(entry.strip()), every)
-        if match is None:
-            break
-        chosen.append(_first_slice(match, every))
-    return [] if _twice(chosen) else _one_slice(chosen)
+    chosen = _listed(named, every)
+    return [] if _twice(chosen) else _one_slice([_first_slice(device, every) for device in chosen])
 
 
 def select(gpus: int | str | Sequence[int | str]) -> list[Device]:
@@ -191,28 +186,37 @@ def problem(environment: Mapping[str, str] | None = None) -> tuple[str, str] | N
     if named is None or named.strip() in HIDDEN_ON_PURPOSE or not every:
         return None
     known = ", ".join(f"{device.cuda_name} ({device.name})" for device in every if not device.slices)
-    why = "names a GPU twice" if _twice(_named(named, every)) else "names no GPU of this machine first"
+    why = "names a GPU twice" if _twice(_listed(named, every)) else "names no GPU of this machine first"
     return (
         f"{VISIBLE} is {named!r}, which {why}: CUDA then sees none.",
         f"unset {VISIBLE}, or name one of: {known}. To go on without a GPU: export {VISIBLE}=-1",
     )
 
 
-def _named(named: str, every: Sequence[Device]) -> list[Device]:
-    return [match for entry in named.split(",") if (match := _match(_ordinal(entry.strip()), every)) is not None]
+def _listed(named: str, every: Sequence[Device]) -> list[Device]:
+    """The devices that the entries of CUDA_VISIBLE_DEVICES stand for, up to the first that stands for none or is of another form.
 
-
-def _ordinal(entry: str) -> str:
-    """An entry as the driver reads it: the number that it begins with, if it begins with one ("1gpu" is 1, "01" is 1)."""
-    digits = re.match(r"\+?([0-9]+)", entry)
-    return str(int(digits[1])) if digits else entry
+    As the driver reads it (580, on an H100): an entry is the number that it begins with ("0gpu", "+0" and "0.5" are 0), or a UUID that
+    may be cut off; blanks before a UUID spoil it.
+    """
+    chosen: list[Device] = []
+    form = ""
+    for entry in named.split(","):
+        number = re.match(r"\s*([+-]?[0-9]+)", entry)
+        name = str(int(number[1])) if number else entry.rstrip()
+        match = _match(name, every)
+        if match is None or (form and form != ("number" if number else name[:4])):
+            break
+        form = "number" if number else name[:4]
+        chosen.append(match)
+    return chosen
 
 
 def _match(name: str, among: Sequence[Device]) -> Device | None:
     """The device that `name` (an index or the beginning of a UUID) stands for; a MIG slice is asked for by its UUID."""
     if name.isascii() and name.isdigit():
         return next((device for device in among if device.index == int(name) and not device.parent), None)
-    if not name.startswith(("GPU-", MIG)):
+    if not name.startswith(("GPU-", MIG)) or len(name) == len(MIG):
         return None
     known = [device for device in among if device.uuid.startswith(name)]
     return known[0] if len(known) == 1 else next((device for device in known if device.uuid == name), None)
