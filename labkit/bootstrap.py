@@ -100,7 +100,7 @@ def _empty_environment() -> None:
     except Stopped as stop:
         raise Stopped(
             f"{sys.executable} could not make a virtual environment.\n{stop}\n"
-            f"Fix: apt-get install -y python{version}-venv, or point LABKIT_PYTHON at another Python 3.11 or 3.12."
+            f"Fix: apt-get install -y python{version}-venv python{version}-dev, or point LABKIT_PYTHON at another Python 3.11 or 3.12."
         ) from None
 
 

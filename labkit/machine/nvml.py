@@ -83,6 +83,9 @@ def failure() -> Failure | None:
     nvml, said = _initialised()
     if nvml is None:
         return said
+    uncounted = _problem(nvml, "DeviceGetCount")
+    if uncounted is not None:
+        return _meaning(uncounted)
     for index in range(int(ask(nvml, "DeviceGetCount") or 0)):
         problem = _problem(nvml, "DeviceGetHandleByIndex", index)
         if problem is not None:

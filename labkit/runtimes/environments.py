@@ -79,6 +79,15 @@ def runtime_list(engine: str, driver: str | None = None) -> PinnedList:
     return pinned.choose(chosen, driver) if driver is not None else pinned.choose(chosen, *_gpu(chosen))
 
 
+def require_named(engine: str, distribution: str) -> None:
+    """Raise `InstallError` if LABKIT_RUNTIME_<ENGINE> names an environment without `distribution`; our own lists pin it."""
+    own = named(engine)
+    if own and own.exists() and not installed_version(own, distribution):
+        raise InstallError(
+            f"{VARIABLE + engine.upper()}={own} has no {distribution}, which this start needs.", f"{own} -m pip install {distribution}"
+        )
+
+
 def named_versions(environment: Mapping[str, str]) -> dict[str, tuple[Path, str]]:
     """LABKIT_RUNTIME_<ENGINE> that is set in `environment` -> its Python, and the engine's version there ("" where it has none).
 

@@ -100,6 +100,8 @@ def plan_launch(
     require_capability(engine, [*argv, *extra], placement.devices)
     require_template(engine, [*argv, *extra])
     require_first(engine, source, chosen_options)
+    if use_modelscope and not Path(source).is_dir():
+        environments.require_named(engine.runtime, "modelscope")
     if not ServerFolder(server).status().alive:
         require_port(engine, server, number)
     python = str(environments.python(engine.runtime))

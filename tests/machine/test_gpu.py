@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -116,6 +117,18 @@ def test_a_device_file_without_a_driver_s_library_is_a_failure(driver: Callable[
 def test_the_control_file_alone_is_no_gpu(driver: Callable[..., None]) -> None:
     driver(ABSENT[0], ["nvidiactl", "nvidia-uvm"])
     assert nvml_binding.failure() is None
+
+
+def test_cards_that_cannot_be_counted_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    binding: Any = fake_nvml([Card()])
+
+    def count() -> int:
+        raise NVMLError(999, "Unknown Error")
+
+    binding.nvmlDeviceGetCount = count
+    monkeypatch.setitem(sys.modules, "pynvml", binding)
+    said = nvml_binding.failure()
+    assert said and "without a reason" in said.cause and gpu.devices() == []
 
 
 def test_a_lost_card_is_named_and_the_others_keep_their_index(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,6 +366,10 @@ def test_a_slice_is_chosen_by_its_card_only_where_it_is_alone(nvml: Callable[...
     assert "MIG-1 (NVIDIA A100 MIG 1g.10gb), MIG-2" in failure.value.fix
     with pytest.raises(SettingError, match="one MIG slice only"):
         gpu.select(["MIG-1", "MIG-2"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    assert [device.uuid for device in gpu.select(0)] == ["MIG-1"]
+    with pytest.raises(SettingError, match="no GPU 'MIG-2' for this process"):
+        gpu.select("MIG-2")
 
 
 def test_cards_that_keep_their_uuid_back_do_not_pass_for_one(nvml: Callable[..., None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from nvml_stand_in import Card, fake_nvml
 
-from labkit.common.errors import PortInUse, ProfileError, SettingError
+from labkit.common.errors import InstallError, PortInUse, ProfileError, SettingError
 from labkit.engines.flags import flag_text
 from labkit.machine import host
 from labkit.models.profiles import profile
@@ -308,3 +308,16 @@ def test_on_wsl_vllm_is_told_to_use_pinned_memory(base: Path, machine: Machine, 
     assert plan(base).environment[name] == "1" and name not in plan(base, "sglang").environment
     monkeypatch.setenv(name, "0")
     assert name not in plan(base).environment, "whoever has set it has a reason"
+
+
+def test_an_environment_of_ones_own_without_modelscope_is_told(
+    base: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("LABKIT_RUNTIME_VLLM", str(python))
+    with pytest.raises(InstallError, match="has no modelscope") as failure:
+        plan_launch("vllm", "org/model", use_modelscope=True, options={})
+    assert failure.value.fix == f"{python} -m pip install modelscope"
+    assert plan_launch("vllm", base, use_modelscope=True, options={}).record.command, "a folder needs no hub"
