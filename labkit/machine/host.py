@@ -100,24 +100,21 @@ class Facts:
 
 def facts(environment: Mapping[str, str] | None = None) -> Facts:
     """Look at the machine; under a second, no network. `environment` stands in for this process's variables."""
-    import psutil
-
     from . import kernel_spec, nvml
     from .gpu import devices, problem, visible
     from .ports import listener
 
     env = dict(os.environ if environment is None else environment)
     config = settings(env)
-    limit, used = _container_memory()
+    memory, free, limit = free_memory()
     shared = disk_of(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None
-    memory = psutil.virtual_memory()
     return Facts(
         autodl=on_autodl() or bool(env.get("AutoDLContainerUUID")),
         system=_system(),
         python=f"{platform.python_version()} ({sys.prefix})",
         processor=_processor(),
-        memory=min(memory.total, limit or memory.total),
-        memory_free=min(memory.available, max(limit - used, 0)) if limit else memory.available,
+        memory=memory,
+        memory_free=free,
         container_limit=limit,
         shared_memory=shared.total if shared else 0,
         shared_memory_free=shared.free if shared else 0,
@@ -140,6 +137,17 @@ def facts(environment: Mapping[str, str] | None = None) -> Facts:
         settings=config,
         environment=env,
     )
+
+
+def free_memory() -> tuple[int, int, int]:
+    """(memory, what of it is free, the container's limit or 0) in bytes; a rented container sees all of its host's elsewhere."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    limit, used = _container_memory()
+    if not limit:
+        return memory.total, memory.available, 0
+    return min(memory.total, limit), min(memory.available, max(limit - used, 0)), limit
 
 
 def wsl() -> str:

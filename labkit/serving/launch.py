@@ -131,7 +131,7 @@ def plan_launch(
     own = {**config.cache_environment(), **environments.own_path(engine.runtime), **environment}
     for variables in ways.values():
         own |= variables
-    return Launch(engine, record, own | secret, tuple(notes(engine, source, [*argv, *extra])))
+    return Launch(engine, record, own | secret, tuple(notes(engine, source, [*argv, *extra], device)))
 
 
 def _engine(name: str) -> Engine:

@@ -11,14 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..common.amounts import GIB
 from ..common.errors import LabError, SettingError
 from ..engines.demands import DEMANDS
 from ..engines.engine import Engine
 from ..engines.flags import flag_text, split_words
 from ..lora.tokenizers import Tokenizer
+from ..machine import host
 from ..machine.gpu import Device
 from ..models.profiles import LEAST_BFLOAT16
 
+CPU_SERVER_BYTES = 3 * GIB
+"""vLLM with the course model took 2.9 GiB (two cores, 2026-11); SGLang was not measured."""
 TEMPLATE = "--chat-template"
 OWN_TEMPLATES = ("tekken.json", "params.json")
 """Mistral's own tokenizer brings its template in code."""
@@ -72,12 +76,24 @@ def require_template(engine: Engine, argv: Sequence[str]) -> None:
         raise SettingError(f"chat_template names {value}: SGLang takes files that end in .jinja.", f"Copy it: cp {value} {value}.jinja")
 
 
-def notes(engine: Engine, source: str, argv: Sequence[str]) -> list[str]:
+def notes(engine: Engine, source: str, argv: Sequence[str], device: str) -> list[str]:
     """What whoever starts this should know beforehand and nothing forbids: one line each."""
-    folder = Path(source)
+    folder, tight = Path(source), _memory_note() if device == "cpu" else []
     if not folder.is_dir():
+        return tight
+    return [*tight, *_template_note(engine, folder, argv), *_rope_note(folder)]
+
+
+def _memory_note() -> list[str]:
+    """A rented machine in its mode without a GPU has 2 GB, and what takes more is killed without a word in its log."""
+    memory, free, limit = host.free_memory()
+    if free >= CPU_SERVER_BYTES:
         return []
-    return [*_template_note(engine, folder, argv), *_rope_note(folder)]
+    of = f"of {memory / GIB:.1f} GiB" + (" (the container's limit)" if limit else "")
+    return [
+        f"note: {free / GIB:.1f} GiB of memory are free {of}. vLLM on the CPU takes 2.9 GiB with the smallest model, and what takes more than "
+        "there is gets killed. Close other servers and notebooks, or start the instance with its GPU."
+    ]
 
 
 def _template_note(engine: Engine, folder: Path, argv: Sequence[str]) -> list[str]:

@@ -321,3 +321,15 @@ def test_an_environment_of_ones_own_without_modelscope_is_told(
         plan_launch("vllm", "org/model", use_modelscope=True, options={})
     assert failure.value.fix == f"{python} -m pip install modelscope"
     assert plan_launch("vllm", base, use_modelscope=True, options={}).record.command, "a folder needs no hub"
+
+
+@pytest.mark.parametrize(("free", "limit", "says"), [(1.5, 2, "1.5 GiB of memory are free of 2.0 GiB (the container's limit)"), (8, 0, "")])
+def test_too_little_memory_for_a_server_on_the_cpu_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, free: float, limit: int, says: str
+) -> None:
+    machine((9, 0), "cpu")
+    monkeypatch.setattr(host, "free_memory", lambda: ((limit or 16) * 2**30, int(free * 2**30), limit * 2**30))
+    told = plan("tiny").announcement()
+    assert says in told and ("gets killed" in told) == bool(says)
+    machine((9, 0), "gpu")
+    assert "gets killed" not in plan("tiny").announcement()
