@@ -23,14 +23,19 @@ FORMATS = (((8, 0), "bfloat16"), ((8, 9), "fp8 KV cache"))
 
 def on_gpu(facts: Facts) -> bool:
     """Whether servers of this process take a GPU."""
-    return bool(facts.visible) and facts.environment.get("LABKIT_DEVICE") != "cpu"
+    return bool(facts.visible) and not _on_cpu(facts)
+
+
+def _on_cpu(facts: Facts) -> bool:
+    """Whether the user said so."""
+    return facts.environment.get("LABKIT_DEVICE") == "cpu"
 
 
 def _gpu(facts: Facts) -> Iterator[Line]:
     failure = facts.gpu_failure
     if failure:
         seen = f"{failure.cause} NVML says: {failure.said}."
-        yield Line("GPU", seen, WARN if facts.visible else BLOCK, failure.fix)
+        yield Line("GPU", seen, WARN if facts.visible or _on_cpu(facts) else BLOCK, failure.fix)
     elif not facts.gpus:
         yield Line("GPU", "none found (notebooks 01 and 02 need none; 03 then runs a small model on the CPU)")
     for gpu in facts.visible:
@@ -65,7 +70,7 @@ def _device(gpu: Device) -> Line:
 
 def _hidden(facts: Facts) -> Iterator[Line]:
     if facts.gpu_problem and not facts.gpu_failure:
-        yield Line(VISIBLE, facts.gpu_problem[0], BLOCK, facts.gpu_problem[1])
+        yield Line(VISIBLE, facts.gpu_problem[0], WARN if _on_cpu(facts) else BLOCK, facts.gpu_problem[1])
         return
     hidden = {gpu.index for gpu in facts.gpus} - {gpu.index for gpu in facts.visible}
     if hidden:

@@ -91,8 +91,8 @@ def _memory_note() -> list[str]:
         return []
     of = f"of {memory / GIB:.1f} GiB" + (" (the container's limit)" if limit else "")
     return [
-        f"note: {free / GIB:.1f} GiB of memory are free {of}. vLLM on the CPU takes 2.9 GiB with the smallest model, and what takes more than "
-        "there is gets killed. Close other servers and notebooks, or start the instance with its GPU."
+        f"note: {free / GIB:.1f} GiB of memory are free {of}. vLLM on the CPU takes 2.9 GiB with the smallest model, and what takes "
+        "more than there is gets killed. Close other servers and notebooks, or start the instance with its GPU."
     ]
 
 

