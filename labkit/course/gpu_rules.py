@@ -17,8 +17,8 @@ from .diagnosis import BLOCK, OK, WARN, Line
 
 CUDA_OF_DRIVER = ((580, "13.0"), (575, "12.9"), (570, "12.8"), (560, "12.6"), (550, "12.4"), (535, "12.2"), (525, "12.0"), (450, "11"))
 """Driver branch -> newest CUDA it was released with (NVIDIA, CUDA toolkit release notes)."""
-FORMATS = (((8, 0), "bfloat16"), ((8, 9), "fp8 KV cache"))
-"""Compute capability -> what engines have from it on (`engines.demands`, `models.profiles`)."""
+FORMATS = (((8, 0), "bfloat16"), ((8, 9), "fp8"))
+"""Compute capability -> what the hardware computes from it on (`engines.demands`, `models.profiles`)."""
 
 
 def on_gpu(facts: Facts) -> bool:
@@ -44,7 +44,7 @@ def _gpu(facts: Facts) -> Iterator[Line]:
     formats = [name for least, name in FORMATS if any(gpu.capability and gpu.capability < least for gpu in facts.visible)]
     if formats:
         half = "; course models run in float16 (dtype half)" if "bfloat16" in formats else ""
-        yield Line("number formats", f"not on this GPU: {', '.join(formats)}{half}")
+        yield Line("number formats", f"not in the hardware of this GPU: {', '.join(formats)}{half}")
     if facts.environment.get("LABKIT_DEVICE"):
         yield Line("LABKIT_DEVICE", f"{facts.environment['LABKIT_DEVICE']}: servers use it whatever is here")
 

@@ -190,8 +190,8 @@ HIDDEN = ("CUDA_VISIBLE_DEVICES is '1', which names no GPU of this machine first
         ({"gpus": (gpu(),), "visible": (), "gpu_problem": HIDDEN}, "CUDA_VISIBLE_DEVICES", "block", "'1', which names no GPU", "unset"),
         ({"gpus": (OLD,)}, "vLLM list", "ok", "vllm-cuda12: wheels built for CUDA 12: those for CUDA 13 have nothing", ""),
         ({"gpus": (OLD,)}, "SGLang list", "warn", "compute capability 7.0", "newer card"),
-        ({"gpus": (OLD,)}, "number formats", "ok", "not on this GPU: bfloat16, fp8 KV cache; course models run in float16", ""),
-        ({"gpus": (gpu(),)}, "number formats", "ok", "not on this GPU: fp8 KV cache", ""),
+        ({"gpus": (OLD,)}, "number formats", "ok", "not in the hardware of this GPU: bfloat16, fp8; course models run in float16", ""),
+        ({"gpus": (gpu(),)}, "number formats", "ok", "not in the hardware of this GPU: fp8", ""),
         ({"gpus": (dataclasses.replace(OLD, capability=(6, 1)),)}, "vLLM list", "block", "compute capability 6.1", "LABKIT_DEVICE=cpu"),
         (
             {"gpus": (dataclasses.replace(OLD, capability=(6, 1)),), "environment": {"LABKIT_DEVICE": "cpu"}},
