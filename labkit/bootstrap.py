@@ -6,8 +6,9 @@ updated in place.
 
 The Jupyter kernel `labkit` is registered twice. Inside .venv, which is what papermill, nbval and this .venv's own JupyterLab
 find first. And for the user, because on a rented machine JupyterLab is started by the platform from its own conda and would
-not look into .venv. That JupyterLab also draws the widgets, so their front end is copied beside the user's kernel unless one is
-there. Where the home folder cannot be written, both are left out, with a line that says so.
+not look into .venv (`machine.kernel_spec`; every later `./lab` registers it again where it is gone). That JupyterLab also draws
+the widgets, so their front end is copied beside the user's kernel unless one is there. Where the home folder cannot be written,
+both are left out, with a line that says so.
 
 Does not cover: the engines' environments (`runtimes.environments`).
 """
@@ -31,6 +32,7 @@ if not __package__:
 from labkit.common.errors import LabError  # noqa: E402
 from labkit.common.files import write_text  # noqa: E402
 from labkit.common.settings import settings  # noqa: E402
+from labkit.machine import kernel_spec  # noqa: E402
 from labkit.machine.pip_settings import uv_arguments, uv_environment  # noqa: E402
 
 VENV = ROOT / ".venv"
@@ -98,7 +100,7 @@ def _empty_environment() -> None:
     except Stopped as stop:
         raise Stopped(
             f"{sys.executable} could not make a virtual environment.\n{stop}\n"
-            f"Fix: apt-get install -y python{version}-venv, or point LABKIT_PYTHON at another Python 3.11 or 3.12."
+            f"Fix: apt-get install -y python{version}-venv python{version}-dev, or point LABKIT_PYTHON at another Python 3.11 or 3.12."
         ) from None
 
 
@@ -139,21 +141,9 @@ def _register_kernel() -> None:
     install = [str(VENV / "bin" / "python"), "-m", "ipykernel", "install", "--name", "labkit", "--display-name", "labkit"]
     _run([*install, "--prefix", str(VENV)])
     try:
-        _run([*install, "--user"])
-        _share_widgets()
-    except (Stopped, OSError):
+        kernel_spec.register(VENV)
+    except OSError:
         _say(f"    Not registered for your own JupyterLab: {Path.home()} cannot be written. `./lab` and its JupyterLab work.")
-
-
-def _share_widgets() -> None:
-    """The widgets' front end for a JupyterLab that runs from elsewhere; without it progress bars and live plots stay blank there."""
-    ours = VENV / "share" / "jupyter" / "labextensions" / "@jupyter-widgets"
-    data = Path(os.environ.get("JUPYTER_DATA_DIR") or Path.home() / ".local" / "share" / "jupyter")
-    theirs = data / "labextensions" / "@jupyter-widgets"
-    if ours.is_dir() and not theirs.exists():
-        draft = theirs.with_name(f"{theirs.name}.{os.getpid()}")
-        shutil.copytree(ours, draft)
-        draft.rename(theirs)
 
 
 def _pip() -> list[str]:

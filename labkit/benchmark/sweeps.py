@@ -247,5 +247,5 @@ def _keeps_prefixes(server: Endpoint, metrics: Metrics) -> bool | None:
 
 def machine(server: Endpoint) -> str:
     """What the server runs on, in a few words: "1 x NVIDIA H200" or "CPU (2 cores)"."""
-    devices = [device for device in gpu.devices() if device.uuid in server.gpus]
+    devices = gpu.find(server.gpus)
     return f"{len(devices)} x {devices[0].name}" if devices else f"CPU ({os.cpu_count()} cores)"

@@ -56,6 +56,10 @@ class AlreadyRunning(LabError):
     """A server of that name runs, and is not the one that was asked for."""
 
 
+class GpuUnusable(LabError):
+    """A GPU that is there and cannot be used: its driver fails, or CUDA_VISIBLE_DEVICES names none."""
+
+
 class GpuInUse(LabError):
     """A GPU that another server of the kit uses. It is named and left alone."""
 

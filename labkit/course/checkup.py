@@ -2,95 +2,28 @@
 
 One small function a subject; each gives lines of name, value, verdict and fix. `block` means that notebooks 01 to 03 cannot
 run here as they are, `warn` that they run but something will hurt, `ok` that there is nothing to do.
-Does not cover: looking (`host`).
+Does not cover: looking (`host`), what hangs on the GPU (`gpu_rules`), the table itself (`diagnosis`).
 """
 
 from __future__ import annotations
 
-import html
-import shutil
-import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from ..common.amounts import GIB
 from ..common.disk import Disk
-from ..common.errors import LabError
-from ..common.settings import AUTODL_DATA_DISK, PORT_VARIABLES
+from ..common.settings import AUTODL_DATA_DISK, CLONE, PORT_VARIABLES
 from ..machine.host import Facts, facts
-from ..runtimes.pinned import PinnedList, choose, major, tool
+from ..machine.proxies import LOOPBACK, proxied
+from . import gpu_rules
+from .diagnosis import BLOCK, OK, WARN, Diagnosis, Line
 
-OK, WARN, BLOCK = "ok", "warn", "block"
-GIB = 2**30
 SYSTEM_DISK_ROOM = 5e9
 MODEL_ROOM = 20e9
 """A course model of 16.4 GB, and room to breathe."""
 LEAST_MEMORY = 6 * GIB
 """vLLM on a CPU with the small course model takes 2.9 GiB; notebook, JupyterLab and install want the rest (facts of 2026-11)."""
+SERVER_MEMORY = 3 * GIB
 LEAST_SHARED_MEMORY = 60_000_000
-COLOURS = {OK: "#2e9e5b", WARN: "#b7791f", BLOCK: "#c9372c"}
-CUDA_OF_DRIVER = ((580, "13.0"), (575, "12.9"), (570, "12.8"), (560, "12.6"), (550, "12.4"), (535, "12.2"), (525, "12.0"), (450, "11"))
-"""Driver branch -> newest CUDA it was released with (NVIDIA, CUDA toolkit release notes)."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row: what was looked at, what was seen, the verdict, and what to do ("" when nothing)."""
-
-    name: str
-    value: str
-    verdict: str = OK
-    fix: str = ""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Doctor's table."""
-
-    lines: tuple[Line, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """1 when something blocks the course, else 0."""
-        return int(any(line.verdict == BLOCK for line in self.lines))
-
-    @property
-    def verdict(self) -> str:
-        """The worst verdict of all lines."""
-        return max((line.verdict for line in self.lines), key=[OK, WARN, BLOCK].index)
-
-    def text(self) -> str:
-        """The table for a terminal, fixes below their lines, folded to its width."""
-        width = max(shutil.get_terminal_size((120, 24)).columns, 60)
-        names = max(len(line.name) for line in self.lines)
-        indent = " " * (names + 9)
-        parts = []
-        for line in self.lines:
-            head = f"{line.verdict:<5}  {line.name:<{names}}  "
-            parts.append(textwrap.fill(line.value, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False))
-            if line.fix:
-                parts.append(
-                    textwrap.fill(f"-> {line.fix}", width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-                )
-        return "\n".join([*parts, "", self._summary()])
-
-    def _summary(self) -> str:
-        count = {verdict: sum(line.verdict == verdict for line in self.lines) for verdict in (BLOCK, WARN)}
-        if count[BLOCK]:
-            return f"{count[BLOCK]} of {len(self.lines)} lines block the course · 有 {count[BLOCK]} 项必须先解决"
-        return f"Nothing blocks the course; {count[WARN]} to look at · 可以开始，{count[WARN]} 项建议看一下"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><td style="color:{COLOURS[line.verdict]};font-weight:600;text-align:left">{line.verdict}</td>'
-            f'<td style="text-align:left;white-space:nowrap">{html.escape(line.name)}</td>'
-            f'<td style="text-align:left">{html.escape(line.value)}</td><td style="text-align:left">{html.escape(line.fix)}</td></tr>'
-            for line in self.lines
-        )
-        heads = "".join(f'<th style="text-align:left">{word}</th>' for word in ("verdict", "what · 项目", "seen · 现状", "to do · 处理"))
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table><p>{html.escape(self._summary())}</p>"
-
-    def __repr__(self) -> str:
-        return self.text()
 
 
 def judge(facts: Facts) -> Diagnosis:
@@ -101,70 +34,45 @@ def judge(facts: Facts) -> Diagnosis:
 def _machine(facts: Facts) -> Iterator[Line]:
     yield Line("machine", f"{'AutoDL instance' if facts.autodl else 'not AutoDL'}, {facts.system}")
     yield Line("python", facts.python)
+    yield from _kernel(facts)
 
 
-def _gpu(facts: Facts) -> Iterator[Line]:
-    if not facts.gpus:
-        yield Line("GPU", "none found (notebooks 01 and 02 need none; 03 then runs a small model on the CPU)")
-    for gpu in facts.visible:
-        used = f", {gpu.used_bytes / GIB:.1f} GiB of it in use" if gpu.used_bytes > GIB else ""
-        yield Line(
-            f"GPU {gpu.index}",
-            f"{gpu.name}, {gpu.total_bytes / GIB:.0f} GiB{used}",
-            WARN if used else OK,
-            "Somebody holds GPU memory: ./lab ps, ./lab down, or close the other notebook." if used else "",
-        )
-    hidden = {gpu.index for gpu in facts.gpus} - {gpu.index for gpu in facts.visible}
-    if hidden:
-        which = f"GPU {', '.join(map(str, sorted(hidden)))} hidden by CUDA_VISIBLE_DEVICES"
-        fix = "" if facts.visible else "Servers and profile auto see no GPU: unset CUDA_VISIBLE_DEVICES, or name one that is there."
-        yield Line("hidden GPUs", which, WARN if fix else OK, fix)
-
-
-def _engine_list(facts: Facts) -> Iterator[Line]:
-    """Which pinned list vLLM gets, and why: by the driver."""
-    driver = facts.driver
-    if driver:
-        newest = next((cuda for least, cuda in CUDA_OF_DRIVER if major(driver) >= least), "older than 11")
-        yield Line("driver", f"{driver}, made for CUDA up to {newest}")
-    try:
-        row = choose(tool("vllm"), driver)
-    except LabError as error:
-        yield Line("vLLM list", error.cause, BLOCK, error.fix)
-        return
-    made = (facts.settings.runtimes / row.list / "labkit-runtime.json").exists()
-    state = "environment made" if made else f"environment not made yet, {row.bytes / 1e9:.1f} GB"
-    yield Line("vLLM list", f"{row.list}: {row.why} ({state})")
-    yield from _cpu_needs(facts, row)
-
-
-def _cpu_needs(facts: Facts, row: PinnedList) -> Iterator[Line]:
-    processor, blocked = facts.processor, not row.cuda and not facts.processor.avx2
-    sets = "AVX-512" if processor.avx512 else "AVX2" if processor.avx2 else "no AVX2"
-    yield Line(
-        "processor",
-        f"{processor.name}, {processor.cores} cores, {sets}",
-        BLOCK if blocked else OK,
-        "vLLM on a CPU needs AVX2 (Intel since 2013, AMD since 2017): use another machine." if blocked else "",
-    )
-    for library, package in row.libraries.items():
-        there = facts.tools.get(package, True)
-        fix = "" if there else f"apt-get install -y {package}, or labkit.install_tools(['{package}'])"
-        yield Line(package, f"{library} {'found' if there else 'missing; vLLM on a CPU needs it'}", OK if there else BLOCK, fix)
+def _kernel(facts: Facts) -> Iterator[Line]:
+    found = facts.kernel
+    again = "./lab ps (or any other ./lab word) registers it again; then reload JupyterLab's page."
+    if found is None:
+        yield Line("Jupyter kernel", "`labkit` is not registered for your JupyterLab", WARN, again)
+    elif not found.alive:
+        yield Line("Jupyter kernel", f"`labkit` leads to {found.python or 'nothing'}, which is not there", WARN, again)
+    else:
+        other = "" if found.python.startswith(f"{CLONE}/") else ", which is not of this clone"
+        yield Line("Jupyter kernel", f"`labkit` starts {found.python}{other}")
 
 
 def _memory(facts: Facts) -> Iterator[Line]:
     short = facts.memory < LEAST_MEMORY
     limit = " (the container's limit)" if facts.container_limit else ""
-    yield Line(
-        "memory",
-        f"{facts.memory / GIB:.1f} GiB{limit}, {facts.memory_free / GIB:.1f} GiB free",
-        WARN if short or facts.memory_free < LEAST_MEMORY / 2 else OK,
-        f"Close other notebooks and servers; the course wants {LEAST_MEMORY / GIB:.0f} GiB." if short else "",
-    )
+    fix = ""
+    if not facts.visible and facts.memory < SERVER_MEMORY:
+        fix = (
+            "Enough for notebooks 01 and 02. A server on the CPU (03) wants 3 GiB of its own and would be killed: start the instance "
+            "with its GPU for that, which also brings its memory."
+        )
+    elif short:
+        fix = f"Close other notebooks and servers; the course wants {LEAST_MEMORY / GIB:.0f} GiB."
+    elif facts.memory_free < LEAST_MEMORY / 2:
+        fix = "Close other notebooks and servers: ./lab ps, ./lab down."
+    yield Line("memory", f"{facts.memory / GIB:.1f} GiB{limit}, {facts.memory_free / GIB:.1f} GiB free", WARN if fix else OK, fix)
+    yield from _shared_memory(facts)
+
+
+def _shared_memory(facts: Facts) -> Iterator[Line]:
     if 0 < facts.shared_memory < LEAST_SHARED_MEMORY * 4 and len(facts.gpus) > 1:
         fix = "Several GPUs talk through /dev/shm: start the container with --ipc=host or --shm-size=8g."
         yield Line("shared memory", f"/dev/shm has {facts.shared_memory / 1e6:.0f} MB", WARN, fix)
+    elif facts.shared_memory > 0 and facts.shared_memory_free < LEAST_SHARED_MEMORY:
+        fix = "Files that dead processes left there (ls -l /dev/shm: nccl-*, torch_*, psm_*, sem.*) may be removed when no server runs."
+        yield Line("shared memory", f"/dev/shm has {facts.shared_memory_free / 1e6:.0f} MB free", WARN, fix)
 
 
 def _disks(facts: Facts) -> Iterator[Line]:
@@ -235,6 +143,12 @@ def _network(facts: Facts) -> Iterator[Line]:
         yield Line("acceleration", "off; for Hugging Face or GitHub, in a terminal: source /etc/network_turbo")
     elif facts.proxy:
         yield Line("proxy", "set (http_proxy or https_proxy)")
+    through = proxied(facts.environment)
+    if through:
+        fix = f"labkit tells its own servers; for other programs: export no_proxy={','.join(LOOPBACK)}"
+        yield Line(
+            "no_proxy", f"{through[0]} is set, and no_proxy does not name this machine: programs ask even it by the proxy", WARN, fix
+        )
 
 
 def _ports(facts: Facts) -> Iterator[Line]:
@@ -257,12 +171,10 @@ def _tools(facts: Facts) -> Iterator[Line]:
     yield Line("tools", seen, WARN if missing else OK, fix if missing else "")
 
 
-RULES: tuple[Callable[[Facts], Iterator[Line]], ...] = (_machine, _gpu, _engine_list, _memory, _disks, _caches, _network, _ports, _tools)
+RULES: tuple[Callable[[Facts], Iterator[Line]], ...] = (_machine, *gpu_rules.RULES, _memory, _disks, _caches, _network, _ports, _tools)
 """In the order of the table."""
 
 
 def doctor() -> Diagnosis:
     """A verdict and, where needed, a fix for every fact. `print(report.text())` in a terminal; shown as a table in a notebook."""
-    pass
-
     return judge(facts())

@@ -57,6 +57,13 @@ def flag_number(command: Iterable[str], *names: str) -> int | None:
     return numbers[-1] if numbers else None
 
 
+def flag_text(command: Iterable[str], *names: str) -> str | None:
+    """The word behind a flag of one of `names`, the last one where it is given twice; None without one."""
+    argv = split_words(command)
+    words = [value for flag, value in zip(argv, argv[1:], strict=False) if flag in names and not value.startswith("--")]
+    return words[-1] if words else None
+
+
 def batch_limit(command: Iterable[str]) -> int | None:
     """How many requests may run at once, from a command line; None without the flag."""
     return flag_number(command, *BATCH_LIMITS)

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from .ports import Listener
 
 if TYPE_CHECKING:
     from .gpu import Device
+    from .kernel_spec import KernelSpec
+    from .nvml import Failure
 
 
 NETWORK_TURBO = Path("/etc/network_turbo")
@@ -38,6 +41,19 @@ class Processor:
     cores: int
     avx2: bool
     avx512: bool
+
+
+@dataclass(frozen=True)
+class Building:
+    """What Triton compiles with at the first start on a GPU: it calls a C compiler, which includes Python.h and links CUDA's library.
+
+    `headers` are those of `python`, from which the kernel's environment and those of the engines are made.
+    """
+
+    compiler: str
+    headers: bool
+    python: str
+    cuda: bool
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,16 @@ class Facts:
     listeners: Mapping[str, Listener | None]
     tools: Mapping[str, bool]
     settings: Settings
+    shared_memory_free: int = 0
     container_limit: int = 0
+    gpu_failure: Failure | None = None
+    """What NVML says where it fails, of all GPUs or of one."""
+    gpu_problem: tuple[str, str] | None = None
+    """Cause and fix where there is a GPU that this process cannot use, and nobody hid it on purpose."""
+    kernel: KernelSpec | None = None
+    wsl: str = ""
+    """The kernel's release where this is Windows' Linux (WSL)."""
+    building: Building | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -75,27 +100,32 @@ class Facts:
 
 def facts(environment: Mapping[str, str] | None = None) -> Facts:
     """Look at the machine; under a second, no network. `environment` stands in for this process's variables."""
-    import psutil
-
-    from .gpu import devices, visible
+    from . import kernel_spec, nvml
+    from .gpu import devices, problem, visible
     from .ports import listener
 
     env = dict(os.environ if environment is None else environment)
     config = settings(env)
-    limit, used = _container_memory()
-    memory = psutil.virtual_memory()
+    memory, free, limit = free_memory()
+    shared = disk_of(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None
     return Facts(
         autodl=on_autodl() or bool(env.get("AutoDLContainerUUID")),
         system=_system(),
         python=f"{platform.python_version()} ({sys.prefix})",
         processor=_processor(),
-        memory=min(memory.total, limit or memory.total),
-        memory_free=min(memory.available, limit - used) if limit else memory.available,
+        memory=memory,
+        memory_free=free,
         container_limit=limit,
-        shared_memory=disk_of(Path("/dev/shm")).total if Path("/dev/shm").is_dir() else 0,
+        shared_memory=shared.total if shared else 0,
+        shared_memory_free=shared.free if shared else 0,
         disks={name: disk_of(path) for name, path in _places(config).items()},
         gpus=tuple(devices()),
-        visible=tuple(visible()),
+        visible=tuple(visible(env)),
+        gpu_failure=nvml.failure(),
+        gpu_problem=problem(env),
+        kernel=kernel_spec.users_spec(env),
+        wsl=wsl(),
+        building=_building(env),
         package_places=tuple(places(env)),
         conda_channels=_conda_channels(env),
         hub_endpoint=env.get("HF_ENDPOINT", ""),
@@ -107,6 +137,30 @@ def facts(environment: Mapping[str, str] | None = None) -> Facts:
         settings=config,
         environment=env,
     )
+
+
+def free_memory() -> tuple[int, int, int]:
+    """(memory, what of it is free, the container's limit or 0) in bytes; a rented container sees all of its host's elsewhere."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    limit, used = _container_memory()
+    if not limit:
+        return memory.total, memory.available, 0
+    return min(memory.total, limit), min(memory.available, max(limit - used, 0)), limit
+
+
+def wsl() -> str:
+    """The kernel's release on Windows' Linux (WSL), "" elsewhere; vLLM tells it by the same word."""
+    release = platform.uname().release
+    return release if "microsoft" in release.lower() else ""
+
+
+def _building(env: Mapping[str, str]) -> Building:
+    names = [env["CC"].split()[0]] if env.get("CC", "").strip() else ["gcc", "clang"]  # as Triton looks
+    compiler = next((found for name in names if (found := shutil.which(name, path=env.get("PATH")))), "")
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return Building(compiler, headers.is_file(), f"Python {platform.python_version()} at {sys.base_prefix}", loads("libcuda.so.1"))
 
 
 def _system() -> str:
@@ -144,7 +198,10 @@ def _container_cores() -> float:
 
 
 def _container_memory() -> tuple[int, int]:
-    """Limit and use of this container in bytes (control groups 2, then 1); 0, 0 without a limit."""
+    """Limit and use of this container in bytes (control groups 2, then 1); 0, 0 without a limit.
+
+    Pages of files that were read count as used there and are given up when memory is wanted: they are taken off.
+    """
     import psutil
 
     for limit_file, used_file in (
@@ -153,8 +210,16 @@ def _container_memory() -> tuple[int, int]:
     ):
         limit = _number(Path(limit_file))
         if 0 < limit < psutil.virtual_memory().total:
-            return limit, _number(Path(used_file))
+            return limit, max(0, _number(Path(used_file)) - _file_pages(Path(used_file).with_name("memory.stat")))
     return 0, 0
+
+
+def _file_pages(statistics: Path) -> int:
+    try:
+        rows = dict(line.split(maxsplit=1) for line in statistics.read_text().splitlines() if " " in line)
+        return int(rows.get("total_inactive_file") or rows.get("inactive_file") or 0)
+    except (OSError, ValueError):
+        return 0
 
 
 def _number(path: Path) -> int:

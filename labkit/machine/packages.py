@@ -14,7 +14,7 @@ from ..common.progress import Progress
 
 TOOLS = ("git", "git-lfs", "curl", "tmux")
 LIBRARIES = {"libnuma.so.1": "libnuma1"}
-PACKAGES = {"git": "git", "git-lfs": "git-lfs", "curl": "curl", "tmux": "tmux", "libnuma1": "libnuma1"} | {
+PACKAGES = {"git": "git", "git-lfs": "git-lfs", "curl": "curl", "tmux": "tmux", "libnuma1": "libnuma1", "gcc": "gcc"} | {
     "chromium": "chromium",  # these three for the tests of the kit only
     "ssh": "openssh-client",
     "sshd": "openssh-server",
@@ -24,7 +24,7 @@ APT_SECONDS = 600
 
 
 def install_tools(names: list[str]) -> list[str]:
-    """Install the system packages of `names` (of `git`, `git-lfs`, `curl`, `tmux`, `libnuma1`) that are missing; return those.
+    """Install the system packages of `names` (of `git`, `git-lfs`, `curl`, `tmux`, `gcc`, `libnuma1`) that are missing; return those.
 
     Does nothing, at once, when all are there. Needs root and apt (as on AutoDL): otherwise `InstallError` with the line to run.
     """

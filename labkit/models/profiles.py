@@ -5,8 +5,9 @@ The data is `profiles.toml`; this module reads it and picks one. Used by every n
 
 from __future__ import annotations
 
+import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ..common.errors import ProfileError
 from ..common.settings import Settings, settings
 
 TABLE = Path(__file__).with_name("profiles.toml")
+LEAST_BFLOAT16 = (8, 0)
+"""Compute capability of the first cards with bfloat16 (Ampere); both engines say so."""
 BYTES_OF_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4, "fp8": 1}
 
 
@@ -86,14 +89,15 @@ def profiles() -> dict[str, Profile]:
 def profile(name: str = "auto", *, gpu_gib: float | None = None) -> Profile:
     """The course model called `name`; "auto" is LABKIT_PROFILE or else the largest real model that this GPU holds.
 
-    `gpu_gib` overrides the memory found (GiB of the largest GPU, 0 without one). Raises `ProfileError` for a name that
-    is not in profiles.toml.
+    `gpu_gib` overrides the memory found (GiB of the largest GPU or MIG slice, 0 without one). "auto" is float16 where the GPU has no
+    bfloat16. Raises `ProfileError` for a name that is not in profiles.toml, and for "auto" where there is a GPU whose memory cannot
+    be known: a driver that fails is not "no GPU".
     """
     known = profiles()
     if name == "auto":
         name = settings().profile
     if name == "auto":
-        name = _largest_fitting(known, _gpu_gib() if gpu_gib is None else gpu_gib)
+        return _for_this_machine(known) if gpu_gib is None else known[_largest_fitting(known, gpu_gib)]
     if name not in known:
         raise ProfileError(f"There is no model profile {name!r}.", f"Use one of: auto, {', '.join(known)}.")
     return known[name]
@@ -104,7 +108,18 @@ def _largest_fitting(known: dict[str, Profile], gpu_gib: float) -> str:
     return max(fitting, key=lambda p: p.least_gpu_gib).name
 
 
-def _gpu_gib() -> float:
-    from ..machine.gpu import visible
+def _for_this_machine(known: dict[str, Profile]) -> Profile:
+    from ..machine import gpu
 
-    return max((device.total_bytes / GIB for device in visible()), default=0.0)
+    wrong = gpu.problem() if os.environ.get("LABKIT_DEVICE") != "cpu" else None
+    if wrong:
+        raise ProfileError(*wrong)
+    there = gpu.visible() if os.environ.get("LABKIT_DEVICE") != "cpu" else []
+    if there and not any(device.memory_call for device in there):
+        raise ProfileError(
+            f"The driver does not tell how much memory {there[0].name} has, so no profile can be chosen by it.",
+            f"Say which one: profile(<name>), or export LABKIT_PROFILE=<name>: {', '.join(known)}.",
+        )
+    chosen = known[_largest_fitting(known, max((device.total_bytes / GIB for device in there), default=0.0))]
+    without = any(device.capability and device.capability < LEAST_BFLOAT16 for device in there)
+    return replace(chosen, dtype="float16") if without and chosen.dtype == "bfloat16" else chosen

@@ -32,7 +32,7 @@ from ..common.files import save
 from ..common.progress import Progress
 from ..common.settings import settings
 from . import pinned
-from .inspection import Inspection, inspect
+from .inspection import Inspection, inspect, installed_version
 from .installer import alone, make_environment
 from .pinned import PinnedList, Tool
 
@@ -64,7 +64,7 @@ def python(engine: str) -> Path:
 def present(engine: str) -> bool:
     """Whether `engine`'s environment for this machine is there, without making or inspecting anything."""
     tool = pinned.tool(engine)
-    own = _own_python(tool)
+    own = named(tool.name)
     if own:
         return own.exists()
     return _made(tool, runtime_list(engine)) is not None
@@ -73,9 +73,33 @@ def present(engine: str) -> bool:
 def runtime_list(engine: str, driver: str | None = None) -> PinnedList:
     """The pinned list for this machine, or for one with `driver` ("580.159.04"; "" without a GPU).
 
-    Raises `InstallError` for a driver that is too old for all of them.
+    Raises `InstallError` for a driver or GPU that is too old for all of them, `GpuUnusable` for a GPU that cannot be used.
     """
-    return pinned.choose(pinned.tool(engine), _driver() if driver is None else driver)
+    chosen = pinned.tool(engine)
+    return pinned.choose(chosen, driver) if driver is not None else pinned.choose(chosen, *_gpu(chosen))
+
+
+def require_named(engine: str, distribution: str) -> None:
+    """Raise `InstallError` if LABKIT_RUNTIME_<ENGINE> names an environment without `distribution`; our own lists pin it."""
+    own = named(engine)
+    if own and own.exists() and not installed_version(own, distribution):
+        raise InstallError(
+            f"{VARIABLE + engine.upper()}={own} has no {distribution}, which this start needs.", f"{own} -m pip install {distribution}"
+        )
+
+
+def named_versions(environment: Mapping[str, str]) -> dict[str, tuple[Path, str]]:
+    """LABKIT_RUNTIME_<ENGINE> that is set in `environment` -> its Python, and the engine's version there ("" where it has none).
+
+    A quarter of a second each; nothing is imported, so it says nothing on whether the environment is whole. A variable that names no
+    engine has the version "?".
+    """
+    known = {VARIABLE + name.upper(): tool for name, tool in pinned.tools().items()}
+    found = {}
+    for variable in sorted(name for name in environment if name.startswith(VARIABLE) and environment[name]):
+        python = Path(environment[variable]).expanduser().absolute()
+        found[variable] = (python, installed_version(python, known[variable].distribution) if variable in known else "?")
+    return found
 
 
 def folder(row: PinnedList) -> Path:
@@ -94,7 +118,7 @@ def install(engine: str, list_name: str = "") -> Runtime:
     environment that was there stays as it was.
     """
     tool = pinned.tool(engine)
-    own = _own_python(tool)
+    own = named(tool.name)
     if own and not list_name:
         return _check_own(tool, own)
     row = pinned.by_name(tool, list_name) if list_name else runtime_list(engine)
@@ -118,7 +142,7 @@ def _make(tool: Tool, row: PinnedList, lock: int) -> Runtime:
             bar.line(f"{title} in {final}: {row.why}.")
             make_environment(partial, row, bar, lock)
             bar.update(time.monotonic() - started, "checking what was installed")
-            inspection = inspect(partial / "bin" / "python", tool, row, pins=row.pins(), driver=_driver())
+            inspection = inspect(partial / "bin" / "python", tool, row, pins=row.pins(), driver=_gpu(tool)[0])
             _require_whole(
                 inspection, f"The new {tool.title} environment ({row.list})", "Call it again; if it stays, report the list with this text."
             )
@@ -200,14 +224,15 @@ def _require_room(row: PinnedList, final: Path) -> None:
             )
 
 
-def _own_python(tool: Tool) -> Path | None:
-    value = os.environ.get(VARIABLE + tool.name.upper())
+def named(engine: str, environment: Mapping[str, str] | None = None) -> Path | None:
+    """The Python that LABKIT_RUNTIME_<ENGINE> names, None where it is not set. Nothing is looked at."""
+    value = (os.environ if environment is None else environment).get(VARIABLE + engine.upper())
     return Path(value).expanduser().absolute() if value else None
 
 
 def _check_own(tool: Tool, own: Path) -> Runtime:
     """The environment that the user named, if it is whole. A good answer is kept until its Python or its packages change."""
-    variable, driver = VARIABLE + tool.name.upper(), _driver()
+    variable, driver = VARIABLE + tool.name.upper(), _gpu(tool)[0]
     note = settings().state / "runtimes" / f"{tool.name}-own.json"
     if not own.exists():
         raise InstallError(
@@ -247,10 +272,18 @@ def _require_whole(inspection: Inspection, what: str, fix: str) -> None:
         raise InstallError(f"{what} is not whole: {'; '.join(inspection.problems)}.", fix)
 
 
-def _driver() -> str:
-    from ..machine.gpu import devices
+def _gpu(tool: Tool) -> tuple[str, tuple[int, int] | None]:
+    """The driver and the least compute capability of the GPUs that this process may use; "", None where it serves without one.
 
-    return next((device.driver for device in devices()), "")
+    A tool whose lists suit any machine (the chat page) does not depend on a GPU that can be used. Raises `GpuUnusable` for the others.
+    """
+    from ..machine import gpu
+
+    if all(row.least_driver < 0 for row in tool.lists):
+        return gpu.driver_version(), None
+    there = gpu.visible() if gpu.device_kind() == "gpu" else []
+    known = [device.capability for device in there if device.capability]
+    return next((device.driver for device in there), ""), min(known, default=None)
 
 
 def own_path(engine: str) -> dict[str, str]:

@@ -118,3 +118,13 @@ def _inspection(done: subprocess.CompletedProcess[str]) -> Inspection:
         return Inspection((f"its Python ended with code {done.returncode}: {last}",), {})
     answer = json.loads(answers[-1].removeprefix(MARK))
     return Inspection(tuple(answer["problems"]), answer["versions"], answer["python"], tuple(answer["paths"]))
+
+
+def installed_version(python: Path, distribution: str) -> str:
+    """The version of a distribution as the environment of `python` has it on record; "" without it, or if that Python cannot be run."""
+    ask = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
+    try:
+        done = subprocess.run([str(python), "-c", ask, distribution], cwd="/", capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +30,7 @@ class PinnedList:
     cuda: str
     extensions: tuple[str, ...]
     why: str
+    capabilities: tuple[str, ...] = ()
     libraries: Mapping[str, str] = field(default_factory=dict)
     supply: Mapping[str, str] = field(default_factory=dict)
     overlay: str = ""
@@ -51,6 +52,16 @@ class PinnedList:
         """Path below site-packages -> the file that takes its place there."""
         top = self.folder / self.overlay
         return {path.relative_to(top): path for path in sorted(top.rglob("*.py"))} if self.overlay else {}
+
+    def runs_on(self, capability: tuple[int, int] | None) -> bool:
+        """Whether its compiled code has something for a GPU of this compute capability: code for 8.6 also runs on 8.9, never on 9.0.
+
+        True where one of both is not known.
+        """
+        if capability is None or not self.capabilities:
+            return True
+        built = (tuple(map(int, text.split("."))) for text in self.capabilities)
+        return any(major == capability[0] and minor <= capability[1] for major, minor in built)
 
     def pins(self) -> dict[str, str]:
         """Package name -> version, as written in the list."""
@@ -94,20 +105,40 @@ def tool(name: str) -> Tool:
     return known[name]
 
 
-def choose(tool: Tool, driver: str) -> PinnedList:
+def choose(tool: Tool, driver: str, capability: tuple[int, int] | None = None) -> PinnedList:
     """The list for a machine with NVIDIA driver `driver` ("580.159.04"; "" for a machine without a GPU).
 
-    Raises `InstallError` for a driver that no list suits.
+    `capability` is the compute capability of its oldest GPU, None where that is not known. Raises `InstallError` for a driver or a
+    GPU that no list suits.
     """
-    have = major(driver)
+    have, passed = major(driver), None
     for row in tool.lists:
-        if row.least_driver < 0 or row.least_driver == 0 and not driver or 0 < row.least_driver <= have:
-            return row
+        if not (row.least_driver < 0 or row.least_driver == 0 and not driver or 0 < row.least_driver <= have):
+            continue
+        if row.runs_on(capability):
+            return replace(row, why=_card_decides(capability, passed, row)) if passed and capability else row
+        passed = row
+    if passed and capability:
+        raise InstallError(
+            f"This GPU has compute capability {_text(capability)}, and every {tool.title} list that runs on driver {driver} is built for "
+            f"others: {', '.join(sorted({one for row in tool.lists for one in row.capabilities}, key=float))}.",
+            "Rent a machine with a newer card, or go on without the GPU: export LABKIT_DEVICE=cpu",
+        )
     oldest = min((row.least_driver for row in tool.lists if row.least_driver), default=0)
     raise InstallError(
         f"NVIDIA driver {driver} is too old for every {tool.title} list; the oldest one that suits is {oldest}.",
         "A rented machine's driver cannot be changed from inside: rent one with a newer driver (580 or newer is best).",
     )
+
+
+def _card_decides(capability: tuple[int, int], passed: PinnedList, row: PinnedList) -> str:
+    return (
+        f"wheels built for CUDA {row.cuda}: those for CUDA {passed.cuda} have nothing for a GPU of compute capability {_text(capability)}"
+    )
+
+
+def _text(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def by_name(tool: Tool, name: str) -> PinnedList:
@@ -125,5 +156,10 @@ def major(driver: str) -> int:
 
 
 def _tool(name: str, row: dict[str, Any], folder: Path) -> Tool:
-    lists = tuple(PinnedList(**{**item, "extensions": tuple(item["extensions"])}, folder=folder) for item in row.pop("lists"))
+    lists = tuple(_list(item, folder) for item in row.pop("lists"))
     return Tool(name=name, lists=lists, needs=tuple(row.pop("needs")), **row)
+
+
+def _list(item: dict[str, Any], folder: Path) -> PinnedList:
+    tuples = {key: tuple(item.get(key, ())) for key in ("extensions", "capabilities")}
+    return PinnedList(**{**item, **tuples}, folder=folder)

@@ -47,7 +47,7 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
     await_end(entry, engine.title, engine.grace_seconds)
     with locked(settings().state / "servers.lock"):  # one start at a time, so that two cannot take the same port or GPU
         _require_ended(entry)
-        _require_port(engine, record)
+        require_port(engine, record.name, record.port)
         if record.device == "gpu":  # Open-WebUI holds none: what an engine takes meanwhile is not its own
             if not share_gpu:
                 placement.require_unused(record)
@@ -86,14 +86,12 @@ def _require_ended(entry: ServerFolder) -> None:
         )
 
 
-def _require_port(engine: Engine, record: Record) -> None:
+def require_port(engine: Engine, name: str, port: int) -> None:
     """Raise `PortInUse` for a port that somebody listens on, or that a server which is still starting has been given."""
-    other = next((other.name for _, other in alive() if other.port == record.port and other.name != record.name), "")
+    other = next((other.name for _, other in alive() if other.port == port and other.name != name), "")
     if other:
-        raise PortInUse(
-            f"Port {record.port} belongs to the server {other!r}.", f"./lab down {other} stops it, or choose another: port=<port>."
-        )
-    ports.require_free(record.port, engine.port_variable)
+        raise PortInUse(f"Port {port} belongs to the server {other!r}.", f"./lab down {other} stops it, or choose another: port=<port>.")
+    ports.require_free(port, engine.port_variable)
 
 
 def _launch(entry: ServerFolder, spec: Spec, owner: str, environment: dict[str, str]) -> int:

@@ -19,7 +19,7 @@ from ..common.errors import MemoryHeld
 from ..common.files import save
 from ..common.progress import Progress
 from ..common.settings import settings
-from ..machine.gpu import devices, memory_used
+from ..machine.gpu import devices, everything, memory_used, overlap
 from .registry import Record, alive, entries
 
 TOLERANCE_BYTES = 768 * 2**20
@@ -40,9 +40,16 @@ def baseline_of(record: Record) -> dict[str, int]:
 
 
 def sharers(record: Record) -> dict[str, list[Record]]:
-    """The other servers with live processes on each GPU of `record`; a GPU that it has for itself is left out."""
+    """The other servers with live processes on each GPU of `record`, on a slice of it or on the card that it is a slice of.
+
+    A GPU that it has for itself is left out.
+    """
     others = [other for _, other in alive() if other.name != record.name and other.device == "gpu"]
-    found = {uuid: [other for other in others if uuid in (other.gpus or baseline_of(other))] for uuid in baseline_of(record) or record.gpus}
+    every = everything()
+    found = {
+        uuid: [other for other in others if any(overlap(uuid, its, every) for its in other.gpus or baseline_of(other))]
+        for uuid in baseline_of(record) or record.gpus
+    }
     return {uuid: there for uuid, there in found.items() if there}
 
 
@@ -51,7 +58,7 @@ def measure(record: Record) -> list[int]:
     now = memory_used(record.gpus)
     shared = sharers(record)
     return [
-        min(baseline_of(other).get(uuid, used) for other in shared[uuid]) if uuid in shared else used
+        min([baseline_of(other).get(uuid, used) for other in shared[uuid]]) if uuid in shared else used
         for uuid, used in zip(record.gpus, now, strict=True)
     ]
 

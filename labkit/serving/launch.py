@@ -6,10 +6,11 @@ fits. Used by notebooks 03, 04 and 06 through `serve`.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ from typing import Any
 from ..common.errors import SettingError
 from ..common.settings import OWNERS, Settings, settings
 from ..engines import ENGINES, model_engines, open_webui
+from ..engines.demands import ON_WSL
 from ..engines.engine import Engine
-from ..engines.flags import flags
-from ..machine import gpu, ports
+from ..engines.flags import flag_text, flags
+from ..machine import gpu, host, ports, proxies
 from ..models.profiles import Profile
 from ..runtimes import environments
 from . import keys
+from .guards import require_port
 from .hot_adapters import require_first, with_lora
 from .model_source import choose_model, model_source, quantisation, weight_bytes
 from .placement import place
+from .preflight import half_precision, notes, require_capability, require_template
 from .registry import Record, ServerFolder, alive
 from .temporary import RENDEZVOUS
 
@@ -42,12 +46,13 @@ class Launch:
     engine: Engine
     record: Record
     environment: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def announcement(self) -> str:
-        """The command as one could paste it, and what config.json says about quantisation."""
+        """The command as one could paste it, what config.json says about quantisation, and what is to be known beforehand."""
         quantised = quantisation(Path(self.record.source) / "config.json")
         note = f"\ncheckpoint: quantised, {quantised} (from its config.json; no flag is needed)" if quantised else ""
-        return f"{self.record.shown}{note}"
+        return "\n".join([f"{self.record.shown}{note}", *self.notes])
 
 
 def plan_launch(
@@ -66,7 +71,8 @@ def plan_launch(
     """The launch that `serve` with the same arguments makes; starts nothing.
 
     Makes what a start needs and is not there: the folder of a course model, the engine's environment (minutes), the key. Raises
-    `SettingError`, `ProfileError`, `InstallError` and what `hot_adapters.require_first` raises, the cheap ones first.
+    `SettingError`, `ProfileError`, `GpuUnusable`, `PortInUse`, `InstallError` and what `hot_adapters.require_first` raises, the cheap ones
+    first.
     """
     engine, config = _engine(engine_name), settings()
     server = _server_name(engine, name)
@@ -91,11 +97,19 @@ def plan_launch(
         | chosen_options
     )
     placement = place(engine, [*argv, *extra], device, gpus)
+    argv += flags(half_precision([*argv, *extra], placement.devices)) if isinstance(chosen, Profile) else []
+    require_capability(engine, [*argv, *extra], placement.devices)
+    require_template(engine, [*argv, *extra])
     require_first(engine, source, chosen_options)
+    if use_modelscope and not Path(source).is_dir():
+        environments.require_named(engine.runtime, "modelscope")
+    if not ServerFolder(server).status().alive:
+        require_port(engine, server, number)
     python = str(environments.python(engine.runtime))
     model_argv = [engine.model_flag, source] if engine.model_flag else [source]
     command = [python, "-m", *engine.module, *model_argv, *keys.key_argv(engine, server, config), *argv, *extra]
     environment = _environment(engine, source, device, use_modelscope=use_modelscope) | placement.environment
+    ways = _ways(python, flag_text([*argv, *extra], "--host") or "")
     if hot_adapters and engine.adapters:
         environment |= engine.adapters.environment
     environment |= _rendezvous(engine, ServerFolder(server, config).folder, command)
@@ -104,7 +118,7 @@ def plan_launch(
         name=server,
         engine=engine.name,
         command=command,
-        shown=_shown(engine, server, config, command, environment),
+        shown=_shown(engine, server, config, command, environment, ways),
         port=number,
         model=served,
         source=source,
@@ -116,7 +130,10 @@ def plan_launch(
         gpus=placement.gpus,
     )
     secret = keys.key_environment(engine, server, config)
-    return Launch(engine, record, {**config.cache_environment(), **environments.own_path(engine.runtime), **environment, **secret})
+    own = {**config.cache_environment(), **environments.own_path(engine.runtime), **environment}
+    for variables in ways.values():
+        own |= variables
+    return Launch(engine, record, own | secret, tuple(notes(engine, source, [*argv, *extra], device)))
 
 
 def _engine(name: str) -> Engine:
@@ -180,6 +197,8 @@ def _environment(engine: Engine, source: str, device: str, *, use_modelscope: bo
     environment, local = dict(engine.environment), Path(source).is_dir()
     if device == "cpu":
         environment |= engine.cpu_environment | (engine.small_environment if local and weight_bytes(source) < SMALL_BYTES else {})
+    if device == "gpu" and host.wsl():
+        environment |= {name: value for name, value in ON_WSL.get(engine.name, {}).items() if not os.environ.get(name)}
     if local:
         environment["HF_HUB_OFFLINE"] = "1"  # a folder needs no hub, and a slow hub must not hold up the start
     if use_modelscope and not local:
@@ -195,7 +214,24 @@ def _rendezvous(engine: Engine, folder: Path, command: Sequence[str]) -> dict[st
     return {variable: f"file://{folder / RENDEZVOUS}"}
 
 
-def _shown(engine: Engine, server: str, config: Settings, command: Sequence[str], environment: Mapping[str, str]) -> str:
+def _ways(python: str, host: str) -> dict[str, dict[str, str]]:
+    """How the engine finds its own tools and this machine: as one writes it in a terminal -> the variables.
+
+    Its environment pins ninja, which torch and FlashInfer call by name; that folder is on nobody's PATH.
+    """
+    tools = str(Path(python).parent)
+    hosts = [] if host in ("", "0.0.0.0", "::") else [host]
+    exempt = proxies.exempt(hosts)
+    shown = ",".join(dict.fromkeys([*proxies.LOOPBACK, *hosts]))
+    return {
+        f'PATH={shlex.quote(tools)}:"$PATH"': {"PATH": os.pathsep.join([tools, os.environ.get("PATH") or os.defpath])},
+        f'no_proxy={shlex.quote(shown)},"$no_proxy"': exempt,
+    }
+
+
+def _shown(
+    engine: Engine, server: str, config: Settings, command: Sequence[str], environment: Mapping[str, str], ways: Iterable[str]
+) -> str:
     """The command as a line for a terminal; the key is read from its file when the line runs."""
     key = [f'{engine.key_variable}="$(cat {shlex.quote(str(keys.key_file(server, config)))})"'] if engine.key_variable else []
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), *key, shlex.join(command)])
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), *ways, *key, shlex.join(command)])

@@ -50,11 +50,15 @@ class StopReport:
     returned: bool
     left: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    memory_told: bool = True
+    """False where the driver does not tell what is in use on the GPU: nobody can say then whether it came back."""
 
     def __str__(self) -> str:
         memory_text = f"memory {self.memory_before / GIB:.1f} -> {self.memory_after / GIB:.1f} GiB"
         verdict = "returned" if self.returned else f"NOT returned (it was {self.baseline / GIB:.1f} GiB before the start)"
-        if self.shared:
+        if not self.memory_told:
+            memory_text, verdict = "memory", "not told by this GPU's driver, so whether it came back is not known"
+        elif self.shared:
             verdict = f"shared with {', '.join(self.shared)}, judged when the last one stops"
         left = f" ({', '.join(self.left)})" if self.left else ""
         return f"stopped in {self.seconds:.1f} s by {self.signal}, {self.processes_left} processes left{left}, {memory_text}: {verdict}"
@@ -85,6 +89,7 @@ def stop(server: Endpoint, folder: ServerFolder, record: Record) -> StopReport:
         baseline=sum(record.baseline),
         returned=back and not left,
         left=describe(left),
+        memory_told=all(device.memory_told for device in gpu.find(record.gpus)),
         shared=tuple(sorted({other.name for others in shared.values() for other in others})),
     )
 

@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..common.errors import SettingError
-from ..machine.gpu import Device, ask_nvml, device_handle, find, from_thousandths, load_nvml, memory_info, utilisation_of, visible
+from ..common.errors import GpuUnusable, SettingError
+from ..machine.gpu import Device, device_handle, find, problem, visible
+from ..machine.nvml import ask, from_thousandths, load_nvml, memory_info, utilisation_of
 from .recording import Recording, Track
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 MAX_HZ = 5.0
 """Power is an average over about a second: more samples would not be more information."""
+
+RESERVES = {
+    "v2": "without the driver's reserve",
+    "v1": "with the driver's reserve (NVML v1)",
+    "system": "of the memory that the GPU shares with the machine",
+}
+"""`Device.memory_call` -> what its number counts."""
 
 MIN_CPU_SECONDS = 0.1
 """The kernel counts CPU time in steps of 10 ms: a share of a shorter time would be noise."""
@@ -39,7 +47,8 @@ class Sampler:
 
     `processes` gives the live processes of a server (`Server.processes`); they are what is measured where there is no GPU,
     or with kind="cpu". `gpus` are the UUIDs of the GPUs to record, by default those that this process may use. `hz` is samples per
-    second, at most 5. Raises `SettingError` for another rate, or if there is neither a GPU nor `processes`. The thread ends with
+    second, at most 5. Raises `SettingError` for another rate, or if there is neither a GPU nor `processes`; `GpuUnusable` for a driver
+    that fails. The thread ends with
     the program; a sample that fails is left out, never raised.
     """
 
@@ -55,6 +64,9 @@ class Sampler:
             raise SettingError(f"A sampler cannot run at {hz} samples per second.", f"Use at most {MAX_HZ:g}; 1 is enough.")
         devices = (visible() if gpus is None else find(gpus)) if kind != "cpu" else []
         if not devices and processes is None:
+            wrong = problem()
+            if wrong:
+                raise GpuUnusable(*wrong)
             raise SettingError("There is no GPU here, and no server's processes were given to watch.", "Sampler(server.processes)")
         self.interval = 1 / hz
         self._source: _Gpus | _Tree = _Gpus(devices) if devices or processes is None else _Tree(processes)
@@ -131,7 +143,7 @@ class _Gpus:
     def recording(self) -> Recording:
         first = self.gpus[0]
         names = f"{len(self.gpus)} x {first.name}" if len(self.gpus) > 1 else first.name
-        reserve = "without the driver's reserve" if first.memory_call == "v2" else "with the driver's reserve (NVML v1)"
+        reserve = RESERVES.get(first.memory_call, "not told by the driver")
         tracks = [Track(f"GPU {one.index}", one.total_bytes, one.power_limit_watts) for one in self.gpus]
         return Recording("gpu", f"{names}, driver {first.driver}", f"in use, {reserve}", 0.0, tracks)
 
@@ -140,13 +152,13 @@ class _Gpus:
 
     def _device(self, handle: Any, joules: float | None) -> Sample:
         total, used, _ = memory_info(self.nvml, handle)
-        power = from_thousandths(ask_nvml(self.nvml, self.nvml.nvmlDeviceGetPowerUsage, handle))
+        power = from_thousandths(ask(self.nvml, "DeviceGetPowerUsage", handle))
         now = None if joules is None else self._energy(handle)
         spent = None if now is None or joules is None else now - joules
         return (used if total else None), power, utilisation_of(self.nvml, handle), spent
 
     def _energy(self, handle: Any) -> float | None:
-        return from_thousandths(ask_nvml(self.nvml, self.nvml.nvmlDeviceGetTotalEnergyConsumption, handle))
+        return from_thousandths(ask(self.nvml, "DeviceGetTotalEnergyConsumption", handle))
 
 
 class _Tree:

@@ -12,14 +12,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ..common.disk import free_bytes
 from ..common.errors import ConnectionFailed, LabError, NoSpace, NotRunning, SignInFailed
-from ..machine import ports
+from .connections import Connection, ConnectionCheck, why
+from .database import require_writable
 
 if TYPE_CHECKING:
     import httpx
@@ -40,35 +39,6 @@ class ApiError(LabError):
         super().__init__(f"Open-WebUI refused to {what} (HTTP {status}): {detail[:300]}", "./lab logs open_webui shows what happened.")
 
 
-@dataclass(frozen=True)
-class Connection:
-    """One connection of Open-WebUI to an engine. `url` ends in /v1; `prefix` goes before the model names in the menu."""
-
-    url: str
-    key: str = field(default="", repr=False)
-    prefix: str = ""
-    enabled: bool = True
-
-
-@dataclass(frozen=True)
-class ConnectionCheck:
-    """Whether Open-WebUI can use a connection. `models` are the engine's names; `cause` and `fix` are "" when it can."""
-
-    url: str
-    models: tuple[str, ...] = ()
-    cause: str = ""
-    fix: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return not self.cause
-
-    def __str__(self) -> str:
-        return f"{self.url}: works, models: {', '.join(self.models) or 'none'}" if self.ok else f"{self.url}: {self.cause}\nFix: {self.fix}"
-
-    __repr__ = __str__
-
-
 class Api:
     """A session with one Open-WebUI, whose data are in `folder`. Nothing goes through a proxy: it is on this machine."""
 
@@ -82,7 +52,7 @@ class Api:
         """One request; returns the parsed answer.
 
         Raises `NotRunning` if nothing answers, `ApiError` for an HTTP error, `NoSpace` for one where the data folder's disk is
-        full: Open-WebUI itself then says no more than "Internal Server Error" (measured).
+        full and `DatabaseUnusable` where its database is locked: Open-WebUI itself says "Internal Server Error" for both (measured).
         """
         import httpx
 
@@ -96,6 +66,8 @@ class Api:
                 f"Open-WebUI could not {what} (HTTP {answer.status_code}): the disk of {self.folder} is full.",
                 "Make room there (./lab doctor shows the disks), then try again; what was saved before is whole.",
             )
+        if answer.is_server_error and self.folder:
+            require_writable(self.folder / "webui.db")
         if answer.is_error:
             raise ApiError(what, answer.status_code, _detail(answer))
         try:
@@ -167,7 +139,7 @@ class Api:
         try:
             answer = self.call("POST", "/openai/verify", {"url": url, "key": key, "config": {}}, what="try the connection")
         except ApiError as error:
-            return ConnectionCheck(url, (), *_why(url, error))
+            return ConnectionCheck(url, (), *why(url, error.status, error.detail))
         rows = answer.get("data") if isinstance(answer, Mapping) else None
         if not isinstance(rows, list):
             return ConnectionCheck(
@@ -219,25 +191,6 @@ class Api:
         raise ConnectionFailed(f"No answer came after {ANSWER_SECONDS:.0f} s.", "Look at the engine: ./lab ps, ./lab logs.")
 
 
-def clean(url: str) -> str:
-    """`url` as Open-WebUI needs it: without blanks and trailing slashes, which it would keep and then ask for //models."""
-    return url.strip().rstrip("/")
-
-
-def same_place(one: Connection, other: Connection) -> bool:
-    """Whether two connections lead to the same server: 127.0.0.1 and localhost are one, a trailing slash is nothing."""
-    return _place(one.url) == _place(other.url)
-
-
-def _place(url: str) -> tuple[str, int | None, str]:
-    parts = urlsplit(clean(url))
-    host = (parts.hostname or "").replace("localhost", "127.0.0.1")
-    try:
-        return host, parts.port, parts.path
-    except ValueError:
-        return host, None, parts.path
-
-
 def _text(model: str, message: Mapping[str, Any]) -> str:
     if message.get("error"):
         error = message["error"]
@@ -258,33 +211,6 @@ def _page_fix(text: str) -> str:
     if "Unauthorized" in text:
         return "The key is wrong: page.follow() sets the engines' own keys."
     return "./lab logs open_webui, and the log of the engine, show more."
-
-
-def _why(url: str, error: ApiError) -> tuple[str, str]:
-    """Cause and fix for an answer of /openai/verify. The codes are the same for vLLM and a stand-in (measured)."""
-    place = urlsplit(url.strip())
-    if place.scheme not in ("http", "https") or not place.hostname:
-        return f"{url!r} is no address.", "It looks like http://127.0.0.1:8000/v1"
-    if error.status == 401:
-        return "The server answers, but the key is wrong.", "Use the engine's key; ./lab up names its file (state/keys in the data home)."
-    if error.status == 404 and url.endswith("/"):
-        return "The base URL ends with a slash, so Open-WebUI asks for //models.", f"Write {clean(url)}"
-    if error.status == 404:
-        return "The server answers, but not at this path: the base URL must end in /v1.", f"Write {place.scheme}://{place.netloc}/v1"
-    here = place.hostname in ("127.0.0.1", "localhost", "::1")
-    number = _place(url)[1] or (443 if place.scheme == "https" else 80)
-    if here and ports.listener(number) is None:
-        return (
-            f"Nothing listens on port {number} of this machine: the engine is down.",
-            "./lab ps; ./lab up vllm starts one. The address is seen from the machine where Open-WebUI runs, not from your browser.",
-        )
-    if here:
-        return (
-            f"Port {number} is taken by {ports.listener(number)}, which does not answer as an engine does "
-            f"(HTTP {error.status}: {error.detail[:120]}).",
-            "If it is an engine, it may still be starting: ./lab ps. Else use the engine's port.",
-        )
-    return f"{place.netloc} cannot be reached from this machine.", "For an engine on this machine write 127.0.0.1."
 
 
 def _detail(answer: httpx.Response) -> str:

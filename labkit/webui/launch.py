@@ -8,7 +8,6 @@ Used by `webui.serve` and bench/webui_ready.py.
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from pathlib import Path
 
 from ..common.settings import Settings
 from ..engines.open_webui import ENGINE
+from ..machine import proxies
 from ..machine.tunnels import local_ports
 from ..runtimes import environments
 from ..serving import keys
 from ..serving.registry import Record
-from .api import clean
+from .connections import clean
 from .data import EMAIL, Data
 
 
@@ -58,8 +58,7 @@ class PageLaunch:
             "WEBUI_ADMIN_NAME": "admin",
             "CORS_ALLOW_ORIGIN": ";".join([*pages, *(clean(origin) for origin in self.origins)]),
             "DEPLOYMENT_ID": deployment(self.config),
-            "NO_PROXY": _no_proxy(),
-            "no_proxy": _no_proxy(),
+            **proxies.exempt(),  # it follows http_proxy, which network_turbo sets
         }
 
     @property
@@ -98,9 +97,3 @@ class PageLaunch:
 def deployment(config: Settings) -> str:
     """A name that only an Open-WebUI with this home's secret can have been given."""
     return sha256(keys.key(ENGINE.name, config).encode()).hexdigest()[:16]
-
-
-def _no_proxy() -> str:
-    """It follows http_proxy, which network_turbo sets: the way to an engine on this machine must not go there."""
-    named = [name for name in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",") if name]
-    return ",".join(dict.fromkeys([*named, "127.0.0.1", "localhost", "::1"]))

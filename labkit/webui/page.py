@@ -32,8 +32,10 @@ from ..serving.registry import Record, ServerFolder, entries
 from ..serving.server import Server, running, start
 from ..serving.server import attach as attach_engine
 from ..serving.stopping import StopReport
-from .api import Api, Connection, ConnectionCheck, clean, same_place
+from .api import Api
+from .connections import Connection, ConnectionCheck, clean, same_place
 from .data import EMAIL, Data, data
+from .database import require_writable
 from .launch import PageLaunch, deployment
 
 START_SECONDS = 900.0
@@ -202,8 +204,8 @@ def serve(*, port: int | None = None, owner: str | None = None, origins: Iterabl
     The page accepts browsers that call it http://127.0.0.1 or http://localhost at this port or one of the two others that
     `labkit.tunnel` proposes; `origins` adds addresses ("https://...", where a port mapping of the platform shows it).
     `owner` as for `labkit.serve`. Prints the exact command line. Raises, before anything starts: `PortInUse`, `InstallError`,
-    `NoSpace`, `LabError` for a data folder of a newer version; then `StartFailed`, and what `WebUI.prove` raises: the page then
-    stays up, and calling again goes on from there.
+    `NoSpace`, `DatabaseUnusable` for a database that somebody holds, `LabError` for a data folder of a newer version; then
+    `StartFailed`, and what `WebUI.prove` raises: the page then stays up, and calling again goes on from there.
     """
     config = settings()
     number = port or config.ports[ENGINE.name]
@@ -216,6 +218,7 @@ def serve(*, port: int | None = None, owner: str | None = None, origins: Iterabl
     record = launch.record(owner or config.owner)
     server = _running(record)
     if server is None:
+        require_writable(own.database)
         own.prepare(version, launch.migrations)
         with _private_files():
             server = start(ENGINE, record, launch.secrets | launch.environment)

@@ -8,15 +8,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from nvml_stand_in import Card, fake_nvml, memory
+from nvml_stand_in import Card, NVMLError, fake_nvml, memory
 
-from labkit.common.errors import SettingError
+from labkit.common.errors import GpuUnusable, ProfileError, SettingError
 from labkit.machine import gpu
+from labkit.machine import nvml as nvml_binding
+from labkit.models.profiles import profile
+from labkit.runtimes import environments
 from labkit.telemetry.sampler import Sampler
 
 GIB = 2**30
@@ -43,15 +46,97 @@ def test_a_real_gpu_is_described() -> None:
     assert len(gpu.memory_used()) == len(gpu.devices())
 
 
-def test_a_driver_library_that_fails_counts_as_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken: Any = ModuleType("pynvml")
+NO_FILES: list[str] = []
 
-    def init() -> None:
-        raise OSError("libnvidia-ml.so.1: file too short")
 
-    broken.nvmlInit = init
-    monkeypatch.setitem(sys.modules, "pynvml", broken)
-    assert gpu.devices() == []
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A machine whose NVML fails to start; `files` are what it has in /dev."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("LABKIT_DEVICE", raising=False)
+    monkeypatch.setattr(nvml_binding, "DEVICE_FILES", (tmp_path, "nvidia[0-9]*"))
+
+    def fails(problem: Exception, files: list[str] = NO_FILES) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([], init=problem))
+        for name in files:
+            (tmp_path / name).write_text("")
+
+    return fails
+
+
+@pytest.mark.parametrize(
+    ("problem", "cause", "fix"),
+    [
+        (NVMLError(18, "Driver/library version mismatch"), "have different versions", "Restart the machine"),
+        (NVMLError(0, "Failed to initialize NVML: Driver/library version mismatch"), "have different versions", "Restart the machine"),
+        (NVMLError(15, "GPU is lost"), "no longer answers", "Restart the instance"),
+        (NVMLError(16, "GPU requires reset"), "must be reset", "--gpu-reset"),
+        (NVMLError(4, "Insufficient Permissions"), "may not talk to the GPU", "--gpus all"),
+        (NVMLError(17, "Operating System has blocked the request"), "control group", "--gpus all"),
+        (NVMLError(999, "Unknown Error"), "without a reason", "Restart the container"),
+        (NVMLError(77, "Something new"), "(NVML) fails", "nvidia-smi"),
+    ],
+)
+def test_a_driver_that_fails_is_not_a_machine_without_a_gpu(driver: Callable[..., None], problem: Exception, cause: str, fix: str) -> None:
+    driver(problem)
+    assert gpu.devices() == [] and gpu.memory_used() == []
+    said = nvml_binding.failure()
+    assert said and cause in said.cause and fix in said.fix and said.said == str(problem)
+    with pytest.raises(GpuUnusable, match="NVML says") as failure:
+        gpu.device_kind()
+    assert "export LABKIT_DEVICE=cpu" in failure.value.fix
+    with pytest.raises(ProfileError, match="NVML says"):
+        profile()
+    with pytest.raises(GpuUnusable):
+        environments.runtime_list("vllm")
+    assert environments.runtime_list("open_webui").list == "open-webui", "the chat page asks for no GPU"
+
+
+def test_whoever_says_cpu_gets_it(driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(NVMLError(18, "Driver/library version mismatch"))
+    monkeypatch.setenv("LABKIT_DEVICE", "cpu")
+    assert (gpu.device_kind(), profile().name, environments.runtime_list("vllm").list) == ("cpu", "tiny", "vllm-cpu")
+
+
+ABSENT = (NVMLError(12, "NVML Shared Library Not Found"), NVMLError(9, "Driver Not Loaded"), OSError("libnvidia-ml.so.1: file too short"))
+
+
+@pytest.mark.parametrize("problem", ABSENT)
+def test_no_driver_and_no_device_file_is_no_gpu(driver: Callable[..., None], problem: Exception) -> None:
+    driver(problem)
+    assert nvml_binding.failure() is None and gpu.device_kind() == "cpu"
+
+
+@pytest.mark.parametrize("problem", ABSENT)
+def test_a_device_file_without_a_driver_s_library_is_a_failure(driver: Callable[..., None], problem: Exception) -> None:
+    driver(problem, ["nvidia0"])
+    said = nvml_binding.failure()
+    assert said and "missing or damaged" in said.cause
+
+
+def test_the_control_file_alone_is_no_gpu(driver: Callable[..., None]) -> None:
+    driver(ABSENT[0], ["nvidiactl", "nvidia-uvm"])
+    assert nvml_binding.failure() is None
+
+
+def test_cards_that_cannot_be_counted_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    binding: Any = fake_nvml([Card()])
+
+    def count() -> int:
+        raise NVMLError(999, "Unknown Error")
+
+    binding.nvmlDeviceGetCount = count
+    monkeypatch.setitem(sys.modules, "pynvml", binding)
+    said = nvml_binding.failure()
+    assert said and "without a reason" in said.cause and gpu.devices() == []
+
+
+def test_a_lost_card_is_named_and_the_others_keep_their_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([Card(UUID="GPU-a"), Card(UUID="GPU-b")], lost=(0,)))
+    assert [(card.index, card.uuid) for card in gpu.devices()] == [(1, "GPU-b")]
+    said = nvml_binding.failure()
+    assert said and said.cause.startswith("GPU 0: ")
 
 
 def test_a_card_is_described_in_bytes_and_watts(nvml: Callable[..., None]) -> None:
@@ -73,7 +158,7 @@ def test_a_card_that_says_nothing_is_no_crash(nvml: Callable[..., None]) -> None
     nvml(Card(), Card(**dict.fromkeys(Card().answers)))
     mute = gpu.devices()[1]
     assert (mute.power_watts, mute.power_limit_watts, mute.utilisation_percent, mute.temperature) == (None, None, None, None)
-    assert (mute.total_bytes, mute.used_bytes) == (0, 0)
+    assert (mute.total_bytes, mute.used_bytes, mute.memory_call, mute.capability_text) == (0, 0, "", "unknown")
 
 
 def test_the_sampler_records_every_card(nvml: Callable[..., None]) -> None:
@@ -176,6 +261,27 @@ CARDS = (
         ("GPU-aa", []),
         ("all", []),
         ("²", []),
+        ("0,0", []),
+        ("1,GPU-aabb-2", [1]),
+        ("GPU-aabb-2,1", [1]),
+        ("GPU-aabb-2,GPU-aabb", []),
+        ("-0,1", [0, 1]),
+        ("0x1", [0]),
+        ("0.5", [0]),
+        (" GPU-aabb-2", []),
+        ("GPU-aabb-2 ", [1]),
+        ("GPU-", []),
+        ("gpu-aabb-2", []),
+        (",0", []),
+        ("0,", [0]),
+        ("0,,1", [0]),
+        ("01,+2", [1, 2]),
+        ("1gpu", [1]),
+        ("3", []),
+        ("none", []),
+        ("NoDevFiles", []),
+        ("0;1", [0]),
+        ("１", []),
     ],
 )
 def test_what_cuda_visible_devices_leaves(
@@ -187,16 +293,111 @@ def test_what_cuda_visible_devices_leaves(
     if variable is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert [device.index for device in gpu.visible()] == indices
-    assert gpu.device_kind() == ("gpu" if indices else "cpu")
+    if indices or (variable or "").strip() in gpu.HIDDEN_ON_PURPOSE:
+        assert gpu.device_kind() == ("gpu" if indices else "cpu")
+        return
+    with pytest.raises(GpuUnusable) as failure:
+        gpu.device_kind()
+    assert repr(variable) in failure.value.cause and "0 (NVIDIA L20), 1 (NVIDIA H100)" in failure.value.fix
+    with pytest.raises(ProfileError, match="CUDA_VISIBLE_DEVICES"):
+        profile()
+
+
+def part(number: int, gib: float = 9.75, used: int = 0) -> Card:
+    memory_now = memory(used, int(gib * GIB))
+    return Card(UUID=f"MIG-{number}", Name="NVIDIA A100 MIG 1g.10gb", memory_v2=memory_now, PowerUsage=None, CudaComputeCapability=None)
+
+
+def cut(*parts: Card, **answers: object) -> Card:
+    """A card in MIG mode, which by itself tells the whole card's memory."""
+    return Card(
+        **{"UUID": "GPU-cut", "Name": "NVIDIA A100", "memory_v2": memory(0, 40 * GIB), "CudaComputeCapability": (8, 0), **answers},
+        slices=parts,
+    )
 
 
 def test_a_mig_slice_is_seen_by_its_uuid_with_its_own_memory(nvml: Callable[..., None]) -> None:
-    part = Card(UUID="MIG-1111", Name="NVIDIA A100 MIG 1g.10gb", memory_v2=memory(3 * GIB, 10 * GIB), PowerUsage=None)
-    nvml(Card(UUID="GPU-aaaa-1"), Card(UUID="GPU-aabb-2", slices=(part,)))
-    (seen,) = gpu.visible({"CUDA_VISIBLE_DEVICES": "MIG-1111"})
-    assert (seen.index, seen.uuid, seen.cuda_name, seen.total_bytes, seen.power_watts) == (1, "MIG-1111", "MIG-1111", 10 * GIB, None)
-    assert gpu.memory_used(["MIG-1111"]) == [3 * GIB]
+    nvml(Card(UUID="GPU-aaaa-1"), cut(part(1), part(2, used=3 * GIB)))
+    (seen,) = gpu.visible({"CUDA_VISIBLE_DEVICES": "MIG-2"})
+    assert (seen.index, seen.uuid, seen.cuda_name, seen.total_bytes) == (1, "MIG-2", "MIG-2", int(9.75 * GIB))
+    assert (seen.power_watts, seen.capability, seen.parent) == (None, (8, 0), "GPU-cut"), "the card's capability is its slices'"
+    assert gpu.memory_used(["MIG-2", "MIG-1"]) == [3 * GIB, 0]
+    assert [device.uuid for device in gpu.devices()] == ["GPU-aaaa-1", "GPU-cut"]
     assert gpu.visible({"CUDA_VISIBLE_DEVICES": "MIG-9999"}) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "seen"),
+    [
+        (None, ["MIG-1"]),
+        ("0", ["MIG-1"]),
+        ("GPU-cut", ["MIG-1"]),
+        ("MIG-2", ["MIG-2"]),
+        ("MIG-2,MIG-1", ["MIG-2"]),
+        ("0,1", ["MIG-1"]),
+        ("1,0", ["GPU-b"]),
+    ],
+)
+def test_a_process_sees_one_slice_in_place_of_its_card(nvml: Callable[..., None], variable: str | None, seen: list[str]) -> None:
+    nvml(cut(part(1), part(2)), Card(UUID="GPU-b"))
+    assert [device.uuid for device in gpu.visible({} if variable is None else {"CUDA_VISIBLE_DEVICES": variable})] == seen
+
+
+@pytest.mark.parametrize("whole", [None, memory(0, 40 * GIB)])
+def test_the_profile_is_the_slice_s_whatever_the_card_says(
+    nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch, whole: object
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("LABKIT_PROFILE", raising=False)
+    monkeypatch.delenv("LABKIT_DEVICE", raising=False)
+    nvml(cut(part(1), memory_v2=whole, memory_v1=None))
+    assert profile().name == "r1-qwen-1.5b"
+    nvml(cut(part(1, 39), memory_v2=whole, memory_v1=None))
+    assert profile().name == "r1-qwen3-8b"
+
+
+def test_a_slice_is_chosen_by_its_card_only_where_it_is_alone(nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvml(cut(part(1), part(2)), cut(part(3), UUID="GPU-other"))
+    assert [device.uuid for device in gpu.select("MIG-2")] == ["MIG-2"]
+    assert [device.uuid for device in gpu.select(1)] == ["MIG-3"]
+    with pytest.raises(SettingError, match="cut into MIG slices") as failure:
+        gpu.select(0)
+    assert "MIG-1 (NVIDIA A100 MIG 1g.10gb), MIG-2" in failure.value.fix
+    with pytest.raises(SettingError, match="one MIG slice only"):
+        gpu.select(["MIG-1", "MIG-2"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    assert [device.uuid for device in gpu.select(0)] == ["MIG-1"]
+    with pytest.raises(SettingError, match="no GPU 'MIG-2' for this process"):
+        gpu.select("MIG-2")
+
+
+def test_cards_that_keep_their_uuid_back_do_not_pass_for_one(nvml: Callable[..., None]) -> None:
+    first, second, third = Card(UUID=None), Card(UUID=None), Card(UUID=None)
+    second.hold(7 * GIB)
+    nvml(first, second, third)
+    names = [device.uuid for device in gpu.devices()]
+    assert len(set(names)) == 3 and gpu.memory_used(names) == [0, 7 * GIB, 0]
+    assert [device.index for device in gpu.find(names[1:2])] == [1]
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GB10", "Orin (nvgpu)", "NVIDIA GH200 480GB", "NVIDIA Thor"])
+def test_memory_that_is_the_machine_s_own_is_told_as_that(nvml: Callable[..., None], name: str) -> None:
+    nvml(Card(Name=name, memory_v2=None, memory_v1=None))
+    (card,) = gpu.devices()
+    assert card.memory_call == "system" and card.total_bytes == psutil.virtual_memory().total and card.used_bytes > 0
+
+
+def test_a_card_that_keeps_its_memory_back_is_not_said_to_be_small(nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("CUDA_VISIBLE_DEVICES", "LABKIT_PROFILE", "LABKIT_DEVICE"):
+        monkeypatch.delenv(variable, raising=False)
+    nvml(Card(memory_v2=None, memory_v1=None))
+    assert gpu.devices()[0].memory_call == ""
+    with pytest.raises(ProfileError, match="does not tell how much memory NVIDIA H200 has") as failure:
+        profile()
+    assert "LABKIT_PROFILE" in failure.value.fix
+    monkeypatch.setenv("LABKIT_PROFILE", "tiny")
+    assert profile().name == "tiny"
 
 
 def test_gpus_are_chosen_by_index_or_uuid_among_the_visible(nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """The course models: the right one for each GPU, and shapes whose arithmetic is the engine's own."""
 
+import sys
+
 import pytest
+from nvml_stand_in import GIB, Card, fake_nvml, memory
 
 from labkit.common.errors import ProfileError
 from labkit.models.profiles import profile, profiles
@@ -46,3 +49,25 @@ def test_parameters_agree_with_the_shape() -> None:
 def test_every_profile_is_whole() -> None:
     for model in profiles().values():
         assert model.weights in ("trained", "dummy", "hub") and model.max_model_len <= model.context and "/" in model.modelscope
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((12, 0), "bfloat16"), (None, "bfloat16")]
+)
+def test_auto_is_float16_where_the_card_has_no_bfloat16(
+    capability: tuple[int, int] | None, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("CUDA_VISIBLE_DEVICES", "LABKIT_PROFILE", "LABKIT_DEVICE"):
+        monkeypatch.delenv(variable, raising=False)
+    card = Card(memory_v2=memory(0, 24 * GIB), CudaComputeCapability=capability)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([card]))
+    assert (profile().name, profile().dtype) == ("r1-qwen3-8b", dtype)
+
+
+def test_of_two_cards_the_older_decides_on_the_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("CUDA_VISIBLE_DEVICES", "LABKIT_PROFILE", "LABKIT_DEVICE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([Card(), Card(UUID="GPU-2", CudaComputeCapability=(7, 5))]))
+    assert profile().dtype == "float16"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert profile().dtype == "bfloat16"

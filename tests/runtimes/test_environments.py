@@ -93,7 +93,7 @@ class Place:
         """`install("toy")` in another process."""
         code = (
             "from pathlib import Path; from labkit.runtimes import environments, pinned\n"
-            f"pinned.LISTS = Path({str(self.lists)!r}); environments._driver = str\n"
+            f"pinned.LISTS = Path({str(self.lists)!r})\n"
             "environments.install('toy')"
         )
         root = Path(__file__).resolve().parents[2]
@@ -111,7 +111,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(made.wheels))
     monkeypatch.setattr(pinned, "LISTS", made.lists)
-    monkeypatch.setattr(environments, "_driver", lambda: "")
+    monkeypatch.setenv("LABKIT_DEVICE", "cpu")
     pinned._read.cache_clear()
     return made
 
@@ -270,6 +270,44 @@ def test_own_environment_that_is_none(place: Place, monkeypatch: pytest.MonkeyPa
 def test_the_list_follows_the_driver(driver: str, expected: str) -> None:
     assert environments.runtime_list("vllm", driver).list == expected
     assert environments.runtime_list("sglang", driver).list == expected.replace("vllm", "sglang")
+
+
+@pytest.mark.parametrize(
+    ("engine", "capability", "expected"),
+    [
+        ("vllm", (7, 0), "vllm-cuda12"),
+        ("vllm", (7, 2), "vllm-cuda12"),
+        ("vllm", (7, 5), "vllm-cuda13"),
+        ("vllm", (8, 6), "vllm-cuda13"),
+        ("vllm", (8, 7), "vllm-cuda13"),
+        ("vllm", (8, 9), "vllm-cuda13"),
+        ("vllm", (9, 0), "vllm-cuda13"),
+        ("vllm", (10, 3), "vllm-cuda13"),
+        ("vllm", (12, 1), "vllm-cuda13"),
+        ("vllm", None, "vllm-cuda13"),
+        ("vllm", (6, 1), ""),
+        ("vllm", (5, 2), ""),
+        ("vllm", (13, 0), ""),
+        ("sglang", (7, 5), "sglang-cuda13"),
+        ("sglang", (7, 0), ""),
+        ("llamafactory", (6, 1), "llamafactory-cuda12"),
+    ],
+)
+def test_the_list_follows_the_card_too(engine: str, capability: tuple[int, int] | None, expected: str) -> None:
+    if expected:
+        row = pinned.choose(pinned.tool(engine), "580.95.05", capability)
+        assert row.list == expected
+        assert ("compute capability 7." in row.why) == (expected == "vllm-cuda12"), "the driver is not blamed"
+        return
+    with pytest.raises(InstallError, match=f"compute capability {capability[0]}.{capability[1]}" if capability else "") as failure:
+        pinned.choose(pinned.tool(engine), "580.95.05", capability)
+    assert "newer card" in failure.value.fix
+
+
+def test_with_an_older_driver_the_card_is_named_where_it_decides() -> None:
+    assert pinned.choose(pinned.tool("vllm"), "535.1", (7, 0)).why == pinned.by_name(pinned.tool("vllm"), "vllm-cuda12").why
+    with pytest.raises(InstallError, match="compute capability 3.7"):
+        pinned.choose(pinned.tool("vllm"), "535.1", (3, 7))
 
 
 def test_a_driver_too_old_for_all() -> None:

@@ -61,7 +61,10 @@ def test_engine_lists_are_whole(name: str) -> None:
         items = requirements(row.file)
         local = [item.name for item in items if "+" in str(item.specifier)]
         assert local == ([] if row.cuda else ["torch"]), f"{row.list}: a local version leaked in from this or that machine's wheel folder"
-        assert {*tool.needs, "transformers"} <= {item.name for item in items}
+        names = {item.name for item in items}
+        assert {*tool.needs, "transformers"} <= names
+        assert "ninja" in names, "torch and FlashInfer call it by name"
+        assert "modelscope" in names, "imported under serve(use_modelscope=True), and brought by neither engine's own list for CPU"
 
 
 def test_cpu_list_leaves_out_what_breaks_or_is_never_used() -> None:

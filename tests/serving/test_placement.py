@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from nvml_stand_in import GIB, Card, fake_nvml
+from stand_in import StandIn
 
-from labkit.common.errors import GpuInUse, MemoryHeld
+from labkit.benchmark.sweeps import machine
+from labkit.common.errors import GpuInUse, MemoryHeld, SettingError
 from labkit.engines import ENGINES
 from labkit.serving import held_memory, placement
 from labkit.serving.registry import Record, ServerFolder
@@ -159,6 +161,9 @@ def test_a_server_of_an_older_labkit_counts_for_the_first_gpus(begin: Begin, car
         ("vllm", ["--tensor-parallel-size", "1", "--tensor-parallel-size", "4"], 4),
         ("sglang", ["--tp", "2", "--dp-size=2"], 4),
         ("sglang", ["--tensor-parallel-size", "2"], 2),
+        ("sglang", ["--tp", "4", "--dp", "4", "--enable-dp-attention"], 4),
+        ("sglang", ["--tp-size=8", "--dp-size", "2", "--enable_dp_attention", "--pp", "2"], 16),
+        ("vllm", ["-tp", "2", "--data-parallel-size", "2", "--enable-expert-parallel"], 4),
     ],
 )
 def test_how_many_gpus_the_flags_ask_for(engine: str, argv: list[str], size: int) -> None:
@@ -168,3 +173,79 @@ def test_how_many_gpus_the_flags_ask_for(engine: str, argv: list[str], size: int
 def test_a_record_without_baseline_has_nothing_to_return() -> None:
     record = Record("x", "vllm", [], "", 1, "m", "", "", "", "", "lab", "cpu")
     assert held_memory.baseline_of(record) == {} and held_memory.returned({})
+
+
+@pytest.mark.parametrize(
+    ("argv", "gpus", "uuids"),
+    [
+        (["--base-gpu-id", "2"], None, ["GPU-2"]),
+        (["--base-gpu-id=1", "--tp", "2"], None, ["GPU-1", "GPU-2"]),
+        (["--base-gpu-id", "0", "--gpu-id-step", "2", "--tp", "2"], None, ["GPU-0", "GPU-2"]),
+        (["--base-gpu-id", "1"], [3, 2], ["GPU-2"]),
+        (["--tp", "2", "--base-gpu-id", "3"], None, ["GPU-3"]),
+    ],
+)
+def test_sglang_s_first_gpu_counts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], gpus: list[int] | None, uuids: list[str]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([Card(UUID=f"GPU-{index}") for index in range(4)]))
+    assert placement.place(ENGINES["sglang"], argv, "gpu", gpus).gpus == uuids
+    with pytest.raises(SettingError, match="the server sees 4 GPUs"):
+        placement.place(ENGINES["sglang"], ["--base-gpu-id", "4"], "gpu", None)
+
+
+PART = {"Name": "NVIDIA A100 MIG 1g.10gb", "CudaComputeCapability": None}
+
+
+def cut_card(number: int) -> Card:
+    """A card of two slices."""
+    parts = (Card(UUID=f"MIG-{number}a", **PART), Card(UUID=f"MIG-{number}b", **PART))
+    return Card(UUID=f"GPU-{number}", slices=parts)
+
+
+@pytest.mark.parametrize(
+    ("variable", "gpus", "uuids", "shown"),
+    [
+        (None, None, ["MIG-0a"], None),
+        (None, "MIG-0b", ["MIG-0b"], "MIG-0b"),
+        (None, "MIG-1a", ["MIG-1a"], "1"),
+        ("MIG-0a", None, ["MIG-0a"], "0"),
+        ("MIG-1b", None, ["MIG-1b"], "MIG-1b"),
+        ("GPU-2", None, ["GPU-2"], "2"),
+        ("GPU-2,GPU-3", None, ["GPU-2"], "2,3"),
+        ("2,3", None, ["GPU-2"], None),
+    ],
+)
+def test_uuids_become_numbers_where_a_number_will_do(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, gpus: str | None, uuids: list[str], shown: str | None
+) -> None:
+    """vLLM 0.19.1 reads numbers only."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([cut_card(0), cut_card(1), Card(UUID="GPU-2"), Card(UUID="GPU-3")]))
+    placed = placement.place(ENGINES["vllm"], [], "gpu", gpus)
+    assert placed.gpus == uuids and placed.environment.get("CUDA_VISIBLE_DEVICES") == shown
+
+
+def test_a_slice_and_its_card_are_not_two(begin: Begin, cards: list[Card], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([cut_card(0), Card(UUID="GPU-1")]))
+    begin(name="first", gpus=("MIG-0a",)).wait(30)
+    for used in ("MIG-0a", "GPU-0"):
+        with pytest.raises(GpuInUse, match="is used by first"):
+            begin(name="second", gpus=(used,))
+    assert begin(name="second", gpus=("MIG-0b",)).wait(30).stop().returned, "another slice is another GPU"
+    assert begin(name="third", gpus=("GPU-1",)).wait(30).state == "ready"
+
+
+def test_memory_that_is_not_told_is_not_said_to_have_come_back(begin: Begin, cards: list[Card], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([Card(UUID="GPU-a", memory_v1=None, memory_v2=None)]))
+    report = begin(gpus=("GPU-a",)).wait(30).stop()
+    assert not report.memory_told and "whether it came back is not known" in str(report) and "returned" not in str(report)
+
+
+def test_a_benchmark_names_the_slice_that_it_ran_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([cut_card(0), Card(UUID="GPU-1")]))
+    assert machine(StandIn(1, gpus=["MIG-0b"])) == "1 x NVIDIA A100 MIG 1g.10gb"
+    assert machine(StandIn(1, gpus=["GPU-1"])) == "1 x NVIDIA H200"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -170,7 +171,15 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """This machine with its own home, two GPUs and an environment that is made already."""
-    for variable in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LABKIT_OWNER", "LABKIT_PROFILE", "LABKIT_PORT_VLLM"):
+    for variable in (
+        "no_proxy",
+        "NO_PROXY",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+        "LABKIT_OWNER",
+        "LABKIT_PROFILE",
+        "LABKIT_PORT_VLLM",
+    ):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([Card(UUID="GPU-a"), Card(UUID="GPU-b")]))
@@ -208,17 +217,21 @@ def test_the_argument_list_and_the_environment(base: Path, machine: Callable[...
     key = {"VLLM_API_KEY": keys.key(planned.record.name)} if row.engine == "vllm" else {}
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if row.device == "gpu" else {}  # there are two
     expected = {"PYTHONPATH": "", **row.environment, **order, **key}
+    assert own.pop("PATH").split(os.pathsep)[0] == str(Path("PY").parent), "the engine finds the tools of its own environment"
+    assert own.pop("no_proxy") == own.pop("NO_PROXY") == "127.0.0.1,localhost,::1"
     files = ("SGLANG_LOGGING_CONFIG_PATH", "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE")
     assert {name: "FILE" if name in files else value for name, value in own.items()} == expected
     assert (planned.record.name, planned.record.port) == (row.name or row.engine, row.port)
 
 
 def test_what_is_shown_can_be_pasted_and_holds_no_key(base: Path, machine: Callable[..., None]) -> None:
-    planned = plan_launch("vllm", base, name="draft", options={"chat_template": "a file's name"})
+    template = base / "a file's name.jinja"
+    template.write_text("{{ messages }}")
+    planned = plan_launch("vllm", base, name="draft", options={"chat_template": template})
     shown, secret = planned.record.shown, keys.key("draft")
     assert secret not in shown and secret in planned.environment.values()
     assert shown.startswith(
-        f"VLLM_NO_USAGE_STATS=1 NO_COLOR=1 PYTHONPATH={vllm.INSIDE} HF_HUB_OFFLINE=1 CUDA_DEVICE_ORDER=PCI_BUS_ID VLLM_API_KEY="
+        f"VLLM_NO_USAGE_STATS=1 NO_COLOR=1 PYTHONPATH={vllm.INSIDE} HF_HUB_OFFLINE=1 CUDA_DEVICE_ORDER=PCI_BUS_ID PATH="
     )
     assert f'VLLM_API_KEY="$(cat {keys.key_file("draft")})"' in shown
     assert shlex.split(shown)[-len(planned.record.command) :] == planned.record.command
