@@ -22,7 +22,7 @@ TEMPLATE = re.compile(
     r"(?:[A-Z]+_)*(?:HOST|HOSTNAME|IP|SERVER|INSTANCE|ADDRESS|DOMAIN)|(?i:your|the)[-_.].*|(?i:x{2,}|x\.x\.x\.x)(?:[.-].*)?"
 )
 """What stands for a machine in instructions."""
-USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]{0,127}")
+USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@#-]{0,127}")
 OPENING, CLOSING = "([{<'\"`", ")}>'\"`,;.!?"
 """What stands around a word in a sentence. A closing bracket is looked at by itself: it may end an IPv6 address."""
 
@@ -100,6 +100,8 @@ def read_place(word: str) -> tuple[str, str, int]:
     """(host, user, port) of user@host, host:port, an IPv6 address with or without brackets, an alias, or ssh://user@host:port."""
     bare = _unwrapped(word)
     uri = re.match(r"(?i)(?:ssh|sftp|scp)://", bare)
+    if not uri and re.match(r"(?i)[a-z][a-z0-9+.-]*://", bare):
+        raise _a_path(False)
     if uri:
         bare = bare[uri.end() :].partition("/")[0]
     bare = bare if "@" in bare else re.sub(r"%40", "@", bare)

@@ -81,8 +81,8 @@ def _read(read: Callable[[_Given], _Found], given: _Given) -> tuple[_Found | Non
 
 
 def _the_one(logins: list[Login]) -> Login:
-    """The login that all of `logins` are; one that says less than another is the same."""
-    full = max(logins, key=lambda login: (bool(login.port) + bool(login.user), len(login.options)))
+    """The login that all of `logins` are, with the options of the longest."""
+    full = max(logins, key=lambda login: len(login.options))
     others = [login for login in logins if not _same(login, full)]
     if others:
         two = [login for login in logins if login in (full, others[0])]
@@ -93,14 +93,13 @@ def _the_one(logins: list[Login]) -> Login:
 
 
 def _same(one: Login, other: Login) -> bool:
-    user = one.user == other.user or not (one.user and other.user)
-    return one.host.lower() == other.host.lower() and user and (one.port == other.port or not (one.port and other.port))
+    return (one.host.lower(), one.user, one.port) == (other.host.lower(), other.user, other.port)
 
 
 def _by_command_or_address(text: str) -> list[Login]:
     """Logins of commands of ssh, and of ssh:// and VS Code's addresses."""
     bare = [Command([_unhexed(found.group(1))]) for found in VS_CODE.finditer(text)]
-    bare += [Command([found.group()]) for found in ADDRESS.finditer(text)]
+    bare += [Command([found.group()]) for line in text.split("\n") if not SSH.search(line) for found in ADDRESS.finditer(line)]
     found, refused = [], []
     for command in [*bare, *_commands(text)]:
         one, error = _read(read_command, command)
@@ -227,7 +226,7 @@ def _by_word(text: str) -> list[Login]:
     line = re.sub(r"^[^:@\s]{1,20}(?: [^:@\s]{1,20}){0,3}:\s+", "", text.split("\n")[0]).strip("\"'`")
     line = re.sub(r"(?<=\S)[,;][ ]?(?=\S)", " ", line)
     found = re.fullmatch(
-        r"(\S+?)[\s,;.。]*(?:(?:-p|[Pp]ort|端口)?[\s:=]*(\d{2,5}))?(?:\s+(root|ubuntu|admin|[a-z]+-user)(?:\s+\S+)?)?[\s,;.。]*", line
+        r"(\S+?)[\s,;.。]*(?:(?:-p|[Pp]ort|端口)?[\s:=]*(\d{2,5}))?(?:\s+(root|ubuntu|admin|[a-z]+-user)(?:[\s/:]+\S+)?)?[\s,;.。]*", line
     )
     if not found or not (NAME.fullmatch(found.group(1)) or is_address(found.group(1).strip("[]")) or _is_machine(found.group(1))):
         return []

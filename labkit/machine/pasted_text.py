@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from urllib.parse import unquote
 
 TERMINAL = re.compile(r"(?:\x1b|\^\[)\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x9b[0-9;?]*[@-~]")
 LOOKALIKES = str.maketrans({
@@ -16,8 +17,10 @@ LOOKALIKES = str.maketrans({
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u2036\u00ab\u00bb\uff02\u301d\u301e\u301f", '"'),
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u2035\u2039\u203a\uff07\u00b4\u02bc\u02b9", "'"),
     **dict.fromkeys("\uff40\u02cb", "`"),
+    **dict.fromkeys(map(chr, [*range(0x2460, 0x2500), *range(0x2776, 0x2794)]), " "),
     **dict.fromkeys("\u300c\u300d\u300e\u300f\u3010\u3011\u3014\u3015\u3016\u3017\u300a\u300b\u3008\u3009\u3000\u2502\u2503", " "),
 })  # fmt: skip
+ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 TAGS = (
     (re.compile(r"(?i)<(?:br|/?p|/?div|/?li|/?tr|/?pre|/?ul|/?ol|/?table|/?h[1-6])\b[^<>\n]{0,200}>"), "\n"),
     (re.compile(r"(?i)</?(?:code|kbd|span|b|strong|em|i|u|a|font|td|th|tbody|thead|tt|samp|mark)(?:\s[^<>\n]{0,500})?>"), " "),
@@ -34,8 +37,11 @@ LINES = (
     (re.compile(r"[ \t]+[\\^`][ \t]*\n[ \t]*|\\[ \t]*\n[ \t]*"), " "),
     (re.compile(r"(?m)^[ \t]*>{1,3}[ \t]"), ""),
     (re.compile(rf"(?m)^[ \t]*(?:{BULLET})(?=\S)"), ""),
+    (re.compile(r"(?<=[\w.])[,;\u3001][ \t]*(?=(?i:ssh)(?:\.exe)?[ \t])"), "\n"),
+    (re.compile(r"(?<=[ \t])-[ \t]+(?=[plioJ][ \t]+\S)"), "-"),
     (re.compile(r"(?<=[A-Za-z0-9_-])\u3002(?=[A-Za-z0-9_-])"), "."),
     (re.compile(r"(?<=[A-Za-z0-9_])[ \t]+@[ \t]*(?=[\w-]+\.[\w-])|(?<=[A-Za-z0-9_])@[ \t]+(?=[\w-]+\.[\w-])"), "@"),
+    (re.compile(r"(@[\w.-]{1,253})[ \t]*:[ \t]+(?=\d{2,5}\b)"), r"\1:"),
 )
 NOTE = r"(?:[ \t]?\([^()\n]{0,20}\))?[\"']?"
 PASSWORD = re.compile(
@@ -53,6 +59,8 @@ GOES_ON = re.compile(
 
 def clean(text: str) -> str:
     """`text` in plain characters, one thing a line."""
+    text = unquote(text) if re.search(r"(?i)\bssh%20", text) else text
+    text = re.sub(r"(@[\w.-]{1,253})(?:\\[nrt])+", r"\1\n", ESCAPED.sub(lambda found: chr(int(found.group(1), 16)), text))
     text = TERMINAL.sub("", html.unescape(text.translate(LOOKALIKES)))
     text = unicodedata.normalize("NFKC", text.translate(LOOKALIKES)).translate(LOOKALIKES)
     lines = ("".join(map(_visible, line)) for line in text.splitlines())

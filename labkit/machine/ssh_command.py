@@ -80,7 +80,7 @@ def split(text: str) -> Command:
 
 def _escapes(word: str, after: str) -> bool:
     """Whether the backslash between them is the shell's own: not before a letter, unless slashes show a path of another system."""
-    return not (after.isalnum() or after in "._$%") or "/" in word or "@" in word
+    return not (after.isalnum() or after in "._$%") or "/" in word
 
 
 def _doubled(text: str, place: int, word: str) -> bool:

@@ -15,7 +15,7 @@ from ..common.errors import SettingError
 from .key_paths import read_path
 from .login_parts import read_host, read_place, read_port, read_user
 
-SWITCHES = frozenset("46AaCfGgKkMNnqsTtVvXxYy")
+SWITCHES = frozenset("246AaCfGgKkMNnqsTtVvXxYy")
 """Options without a value. None but 4 and 6 changes where a tunnel leads; the others are left out, -A too: it lends keys."""
 WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 LETTERS = {"i": "IdentityFile", "J": "ProxyJump", "l": "User", "p": "Port", "c": "Ciphers", "m": "MACs", "L": "LocalForward"}

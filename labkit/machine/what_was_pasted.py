@@ -30,7 +30,7 @@ MAIL = r"(?i)[\w.+-]+@(?:gmail|googlemail|outlook|hotmail|live|qq|163|126|foxmai
 PUBLIC_KEY = r"(?:^|\s)(?:ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-\S+|sk-\S+) AAAA|-----BEGIN [A-Z0-9 ]*PUBLIC KEY"
 PAGE = (
     r"(?i)(?:\b(?:https?|ftp|wss?|file)://|\bwww\.|[\w-]+\.[a-z]{2,}(?::\d+)?/\S)"
-    r"|(?:localhost|[\w-]+\.[\w.-]*[a-z]{2,}|\d+\.\d+\.\d+\.\d+):\d{2,5}(?:/\S*)?(?:\s|$)"
+    r"|(?:localhost|[\w-]+\.[\w.-]*[a-z]{2,}|\d+\.\d+\.\d+\.\d+):(?:80|443|6006|6008|8080|8443|8888)(?:/\S*)?(?:\s|$)"
 )
 KINDS = (
     (

@@ -52,6 +52,12 @@ SAME = [
     f'"{LINE}"',
     f"'{LINE}'",
     f"`{LINE}`",
+    f"\u2460{LINE}",
+    f"\U0001f449{LINE}\U0001f44d",
+    f"ssh - p 46457 {PLACE}",
+    f"root @ {AUTODL.host} : 46457",
+    f"({LINE})",
+    f"ssh%20-p%2046457%20root%40{AUTODL.host}",
     # what stands in front
     f"登录指令：{LINE}",
     f"登录指令 {LINE}",
@@ -131,6 +137,9 @@ SAME = [
     f"vscode-remote://ssh-remote%2Broot%40{AUTODL.host}%3A46457/root",
     f'{{"ssh_command": "{LINE}", "root_password": "{SECRET}"}}',
     f'{{"root_password": "{SECRET}", "proxy_host": "{AUTODL.host}", "ssh_port": 46457, "user": "root"}}',
+    f'{{"login": "{LINE}\\n密码 {SECRET}"}}',
+    f'{{"login": "ssh -p 46457 root\\u0040{AUTODL.host}"}}',
+    f"ip={AUTODL.host};port=46457;user=root;pwd={SECRET}",
     f"{{'host': '{AUTODL.host}', 'port': 46457, 'username': 'root'}}",
     f"host: {AUTODL.host}\nport: 46457\nuser: root",
     f"export SSH_HOST={AUTODL.host}\nexport SSH_PORT=46457\nexport SSH_USER=root",
@@ -148,6 +157,7 @@ SAME = [
     f"HOST                         PORT   USER\n{AUTODL.host}  46457  root",
     f"主机\t端口\t用户名\t密码\n{AUTODL.host}\t46457\troot\t{SECRET}",
     f"{AUTODL.host} 46457 root {SECRET}",
+    f"{AUTODL.host}:46457 root/{SECRET}",
 ]
 OTHERS = [
     # consoles of other platforms
@@ -179,6 +189,8 @@ OTHERS = [
     ("autodl", Login("autodl")),
     ("ssh -p 7 autodl", Login("autodl", "", 7)),
     ("connect.nmb2.seetacloud.com:46457", Login(AUTODL.host, "", 46457)),
+    ("ssh me@root@10.0.0.7@jump.example -p 2222", Login("jump.example", "me@root@10.0.0.7", 2222)),
+    ("ssh me#root@jump.example", Login("jump.example", "me#root")),
     ("ssh me%40corp.example@box", Login("box", "me@corp.example")),
     # options that stay
     (
@@ -233,6 +245,9 @@ TWO = [
     "Direct: ssh -p 20544 root@142.214.185.187 Proxy: ssh -p 20544 root@ssh4.vast.ai",
     "ssh -t jump@a.example ssh root@b.example",
     "ssh root@box; ssh root@other",
+    "ssh root@box.example，ssh root@other.example",
+    "ssh root@box 或 ssh root@other",
+    "ssh root@box\nssh -p 7 root@box",
     "ssh box\nssh -p 7 root@other",
     "root@a.example.com -p 7\nroot@b.example.com -p 7",
     "Host a\n  HostName 10.0.0.1\nHost b\n  HostName 10.0.0.2",
@@ -334,6 +349,7 @@ REFUSED = [
     ("127.0.0.1:8888/lab?token=abc", "web page"),
     ("u123-abc.westb.seetacloud.com:8443", "web page"),
     ("ssh https://region-1.autodl.com", "web page"),
+    ("ssh http://root@host.example", "web page"),
     ("www.autodl.com/console/instance/list", "web page"),
     ("https://root@host.example/x", "web page"),
     (SECRET, "could be a password"),
