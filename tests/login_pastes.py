@@ -85,6 +85,7 @@ SAME = [
     f"{LINE} {SECRET}",
     f"{LINE} # my gpu",
     f"{LINE};",
+    f"{LINE} ''",
     f"{LINE} &",
     f"{LINE} （北京A区）",
     f"{LINE}\n密码 {SECRET}",
@@ -272,6 +273,7 @@ REFUSED = [
     ("ssh root@999.1.1.1", "no address"),
     ("ssh root@", "no name and no address"),
     ("ssh @host", "no user name"),
+    ("ssh @host ''", "no user name"),
     ("ssh -l 'root;x' host", "no user name"),
     ("ssh CORP\\\\me@host", "no user name"),
     # more than a login

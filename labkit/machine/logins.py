@@ -24,7 +24,7 @@ from .what_was_pasted import is_no_login, refusal
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
-LONGEST = 10_000
+LONGEST, LONGEST_LINE = 10_000, 400
 SSH = re.compile(r"(?i)(?<![A-Za-z0-9_.@-])ssh(?:\.exe)?(?:[\"']?(?=\s|$)|(?=-[plioJ][ ]?\S))")
 PATH_OF_SSH = re.compile(r"[\"'`]?(?:[A-Za-z]:|\.|/|~|\\)[^\n\"'`|;&]*[\\/]$")
 ADDRESS = re.compile(r"(?i)\b(?:ssh|sftp|scp)://[^\s\"'<>|`]+")
@@ -50,8 +50,7 @@ LOGIN_NAME = re.compile(r"[a-z_][a-z0-9_.+%@-]*(?::\S*)?")
 def read_login(text: str) -> Login:
     """The login in `text`, which may hold more around it, or in another form.
 
-    Two different logins are not guessed between. Raises `SettingError`, which describes what was pasted and never repeats it; machines
-    are named where two are to be told apart, after they were checked.
+    Two different logins are not guessed between. Raises `SettingError`, which describes what was pasted and never repeats it.
     """
     if not isinstance(text, str):
         raise SettingError("The login line is not text.", f'Put it in quotes: labkit.tunnel("{EXAMPLE}")')
@@ -82,18 +81,21 @@ def _read(read: Callable[[_Given], _Found], given: _Given) -> tuple[_Found | Non
 
 def _the_one(logins: list[Login]) -> Login:
     """The login that all of `logins` are, with the options of the longest."""
-    full = max(logins, key=lambda login: len(login.options))
-    others = [login for login in logins if not _same(login, full)]
-    if others:
-        two = [login for login in logins if login in (full, others[0])]
-        named = [login.host + (f" port {login.port}" if login.port else "") for login in two if _is_machine(login.host)]
-        names = f": {' and '.join(dict.fromkeys(named))}" if len(set(named)) > 1 else ""
-        raise SettingError(f"The paste holds two different logins{names}.", "Which one? Paste only the line of the machine this runs on.")
-    return full
-
-
-def _same(one: Login, other: Login) -> bool:
-    return (one.host.lower(), one.user, one.port) == (other.host.lower(), other.user, other.port)
+    differ = [
+        name
+        for name, parts in (
+            ("machine", {login.host.lower() for login in logins}),
+            ("port", {login.port for login in logins}),
+            ("user", {login.user for login in logins}),
+        )
+        if len(parts) > 1
+    ]
+    if differ:
+        raise SettingError(
+            f"The paste holds two different logins; they differ in the {' and the '.join(differ)}.",
+            "Which one? Paste only the line of the machine that this runs on.",
+        )
+    return max(logins, key=lambda login: len(login.options))
 
 
 def _by_command_or_address(text: str) -> list[Login]:
@@ -224,6 +226,8 @@ def _is_plain_login(word: str, options: bool) -> bool:
 def _by_word(text: str) -> list[Login]:
     """A machine alone, with a port or not, or an alias; nothing else may be on its line."""
     line = re.sub(r"^[^:@\s]{1,20}(?: [^:@\s]{1,20}){0,3}:\s+", "", text.split("\n")[0]).strip("\"'`")
+    if len(line) > LONGEST_LINE:
+        return []
     line = re.sub(r"(?<=\S)[,;][ ]?(?=\S)", " ", line)
     found = re.fullmatch(
         r"(\S+?)[\s,;.。]*(?:(?:-p|[Pp]ort|端口)?[\s:=]*(\d{2,5}))?(?:\s+(root|ubuntu|admin|[a-z]+-user)(?:[\s/:]+\S+)?)?[\s,;.。]*", line

@@ -141,7 +141,7 @@ def _read_letters(letters: str, rest: list[str], settings: LoginSettings) -> Non
 
 def _drop(words: list[str], behind: str) -> int:
     """Drop what a sentence, a table or a password leaves behind the machine; the port, if it is told there, else 0. Refuses a command."""
-    more = behind.lstrip(ENDS).split()
+    words, more = [word for word in words if word.strip()], behind.lstrip(ENDS).split()
     text = " ".join([*words, *more])
     alone = words + more if len(words) + len(more) == 1 else []
     if alone and re.fullmatch(r"\d{2,5}", alone[0]):

@@ -26,11 +26,11 @@ ANSWERS = (
     r"(?i)permission denied|connection (?:refused|closed|reset|timed out)|'s password:|authenticity of host|host key|could not resolve|"
     r"identification has changed|kex_exchange|channel \d+: open failed|cannot listen|no route to host|bad owner"
 )
-MAIL = r"(?i)[\w.+-]+@(?:gmail|googlemail|outlook|hotmail|live|qq|163|126|foxmail|icloud|yahoo|proton|protonmail|sina)\.\w+"
+MAIL = r"(?i)[\w.+-]{1,64}@(?:gmail|googlemail|outlook|hotmail|live|qq|163|126|foxmail|icloud|yahoo|proton|protonmail|sina)\.\w+"
 PUBLIC_KEY = r"(?:^|\s)(?:ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-\S+|sk-\S+) AAAA|-----BEGIN [A-Z0-9 ]*PUBLIC KEY"
 PAGE = (
-    r"(?i)(?:\b(?:https?|ftp|wss?|file)://|\bwww\.|[\w-]+\.[a-z]{2,}(?::\d+)?/\S)"
-    r"|(?:localhost|[\w-]+\.[\w.-]*[a-z]{2,}|\d+\.\d+\.\d+\.\d+):(?:80|443|6006|6008|8080|8443|8888)(?:/\S*)?(?:\s|$)"
+    r"(?i)(?:\b(?:https?|ftp|wss?|file)://|\bwww\.|[\w-]{1,63}\.[a-z]{2,}(?::\d+)?/\S)"
+    r"|(?:localhost|[\w-]{1,63}\.[\w.-]{0,200}[a-z]{2}|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}):(?:80|443|6006|6008|8080|8443|8888)(?:/\S*)?(?:\s|$)"
 )
 KINDS = (
     (

@@ -29,9 +29,17 @@ def test_two_different_logins_are_asked_about(paste: str) -> None:
     assert "Which one?" in failure.value.fix
 
 
-def test_the_two_are_told_apart_by_their_machines() -> None:
-    with pytest.raises(SettingError, match="connect.westb.seetacloud.com port 46457 and connect.westb.seetacloud.com port 46458"):
-        read_login(TWO[0])
+@pytest.mark.parametrize(
+    ("paste", "says"),
+    [
+        (TWO[0], "differ in the port."),
+        (TWO[1], "differ in the machine and the port and the user."),
+        ("ssh me@box\nssh you@box", "the user."),
+    ],
+)
+def test_it_is_said_what_the_two_differ_in(paste: str, says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        read_login(paste)
 
 
 @pytest.mark.parametrize(("paste", "says"), REFUSED)
