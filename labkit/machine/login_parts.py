@@ -23,6 +23,8 @@ TEMPLATE = re.compile(
 )
 """What stands for a machine in instructions."""
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@#-]{0,127}")
+TOP_LEVEL = r"(?:com|cn|net|org|io|ai|cloud|dev|edu|gov|info|me|co|top|xyz|tech|app|run|sh|de|jp|hk|tw|uk|us|eu|ru|fr|sg|kr)"
+"""The last part of a machine's name, as far as it is used to see that the name is whole."""
 OPENING, CLOSING = "([{<'\"`", ")}>'\"`,;.!?"
 """What stands around a word in a sentence. A closing bracket is looked at by itself: it may end an IPv6 address."""
 
@@ -131,10 +133,13 @@ def _host_and_port(host: str) -> tuple[str, str]:
 
 def _unwrapped(word: str) -> str:
     """`word` without what a sentence puts around it, or right behind it in another script."""
+    if re.match(rf"(?i)[^,]+\.(?:{TOP_LEVEL}|\d{{1,3}}),", word):
+        word = word.partition(",")[0]
     foreign = re.search(r"[^\x00-\x7f]", word)
     if foreign:
         ours, theirs = word[: foreign.start()].rstrip(OPENING + CLOSING + "]:"), word[foreign.start() :]
-        if "." in ours or not theirs[0].isalnum() or re.match("密码|口令|端口|用户|然后|就|即", theirs):
+        whole = re.search(rf"(?i)\.(?:{TOP_LEVEL}|\d{{1,3}})(?::\d+)?$", ours) and re.match(r"[\u2e80-\u9fff\uac00-\ud7af]", theirs)
+        if whole or not theirs[0].isalnum() or re.match("密码|口令|端口|用户|然后|就|即", theirs):
             word = ours
     word = word.lstrip(OPENING).rstrip(CLOSING)
     while word.endswith("]") and word.count("[") < word.count("]"):

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from ..common.errors import SettingError
 from .login_parts import EXAMPLE as EXAMPLE
-from .login_parts import NAME, is_address, read_place
+from .login_parts import NAME, TOP_LEVEL, is_address, read_place
 from .login_parts import Login as Login
 from .pasted_text import clean, without_passwords
 from .ssh_command import Command, read_command, split
@@ -24,6 +24,8 @@ from .what_was_pasted import is_no_login, refusal
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
+BLOCK = re.compile(r"(?im)^[ \t]*Host[ \t]+([^:\n]+)$")
+"""The names of a block of ~/.ssh/config."""
 LONGEST, LONGEST_LINE = 10_000, 400
 SSH = re.compile(r"(?i)(?<![A-Za-z0-9_.@-])ssh(?:\.exe)?(?:[\"']?(?=\s|$)|(?=-[plioJ][ ]?\S))")
 PATH_OF_SSH = re.compile(r"[\"'`]?(?:[A-Za-z]:|\.|/|~|\\)[^\n\"'`|;&]*[\\/]$")
@@ -36,7 +38,6 @@ NOUNS = (
     "server session terminal to tunnel user into using via with and or is on in"
 )
 NOT_AN_ALIAS = frozenset(NOUNS.split())
-TOP_LEVEL = r"(?:com|cn|net|org|io|ai|cloud|dev|edu|gov|info|me|co|top|xyz|tech|app|run|sh|de|jp|hk|tw|uk|us|eu|ru|fr|sg|kr)"
 MACHINE_WORD = (
     r"(?:my)?(?:autodl|box|cloud|cluster|desktop|devbox|dev|ecs|gpu|gpubox|host|lab|laptop|login|machine|node|remote|server|ubuntu|vm|vps|"
     r"workstation|a100|h100|h200|rtx)\d{0,4}"
@@ -62,7 +63,7 @@ def read_login(text: str) -> Login:
     if len(whole) > LONGEST:
         raise SettingError("What was pasted is too long for a login line.", f"Paste only the line: {EXAMPLE}")
     told = without_passwords(whole)
-    for read in (_by_command_or_address, config_logins, labelled_logins, _by_line, _by_word):
+    for read in (_by_command_or_block, labelled_logins, _by_line, _by_word):
         found, refused = _read(read, told)
         if refused:
             raise refused
@@ -96,6 +97,14 @@ def _the_one(logins: list[Login]) -> Login:
             "Which one? Paste only the line of the machine that this runs on.",
         )
     return max(logins, key=lambda login: len(login.options))
+
+
+def _by_command_or_block(text: str) -> list[Login]:
+    """Logins of commands and of blocks of ~/.ssh/config; `ssh ALIAS` beside the block of that alias is the same login."""
+    blocks = config_logins(text)
+    names = [name for found in BLOCK.finditer(text) for name in found.group(1).split()] if blocks else []
+    calls = "|".join(map(re.escape, names))
+    return blocks + _by_command_or_address(re.sub(rf"(?im)^\W*ssh[ \t]+(?:{calls})$", "", text) if calls else text)
 
 
 def _by_command_or_address(text: str) -> list[Login]:

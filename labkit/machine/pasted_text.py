@@ -20,6 +20,7 @@ LOOKALIKES = str.maketrans({
     **dict.fromkeys(map(chr, [*range(0x2460, 0x2500), *range(0x2776, 0x2794)]), " "),
     **dict.fromkeys("\u300c\u300d\u300e\u300f\u3010\u3011\u3014\u3015\u3016\u3017\u300a\u300b\u3008\u3009\u3000\u2502\u2503", " "),
 })  # fmt: skip
+VARIANTS = re.compile("[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 TAGS = (
     (re.compile(r"(?i)<(?:br|/?p|/?div|/?li|/?tr|/?pre|/?ul|/?ol|/?table|/?h[1-6])\b[^<>\n]{0,200}>"), "\n"),
@@ -71,9 +72,10 @@ def clean(text: str) -> str:
 
 
 def _visible(character: str) -> str:
-    if character == "\t" or character.isspace():
-        return " " if character != "\t" else "\t"
-    return "" if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me"} and character < "\U000e0fff" else character
+    kind = unicodedata.category(character)
+    if character != "\t" and (character.isspace() or kind == "Co"):
+        return " "
+    return "" if kind in {"Cc", "Cf", "Cs"} and character != "\t" or VARIANTS.match(character) else character
 
 
 def without_passwords(text: str) -> str:

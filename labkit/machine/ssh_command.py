@@ -16,6 +16,7 @@ from .ssh_options import SWITCHES, WITH_VALUE, LoginSettings
 
 WINDOWS = re.compile(r"[A-Za-z]:\\|\.{1,2}\\|\\\\\w|~\\|%\w+%|\$\{?env:|\$HOME\\", re.IGNORECASE)
 """How a path of Windows begins."""
+ASCII = "".join(map(chr, range(128)))
 ENDS = ";|&<>"
 """What ends a command in every shell."""
 SENTENCE = (
@@ -100,7 +101,7 @@ def read_command(command: Command) -> Login:
     host, user, port = read_place(place)
     if port and settings.port and port != settings.port:
         raise SettingError("The login line names two ports.", f"Keep the right one: {EXAMPLE}")
-    told = _drop(rest, command.behind)
+    told = _drop(rest, command.behind) or _port_in(place.lstrip(ASCII))
     return Login(settings.host or host, settings.user or user, settings.port or port or told, tuple(settings.kept))
 
 
@@ -149,6 +150,10 @@ def _drop(words: list[str], behind: str) -> int:
     for tail in (words, more):
         if tail and not _is_no_command(tail[0], bool(alone)):
             raise _too_much(len(words) + 1, text)
+    return _port_in(text)
+
+
+def _port_in(text: str) -> int:
     told = PORT_BEHIND.search(text)
     return int(told.group(1)) if told and 1 <= int(told.group(1)) <= 65535 else 0
 
@@ -167,7 +172,7 @@ def _blank_in_path() -> SettingError:
 
 
 def _too_much(count: int, text: str) -> SettingError:
-    if "\\" in text or HOME.search(text):
+    if re.search(r"\\|\.(?:pem|key|ppk)\b", text) or HOME.search(text):
         return _blank_in_path()
     if count == 1:
         return SettingError("Behind the login stands a second command.", f"Give only the login: {EXAMPLE}")

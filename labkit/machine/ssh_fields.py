@@ -18,7 +18,7 @@ LABELS = {
         "主机, 主机名, 主机名称, 主机地址, 主机IP, 地址, 服务器, 服务器地址, 服务器IP, 连接地址, 登录地址, SSH地址, 公网IP, "
         "公网地址, 外网IP, 外网地址, 弹性公网IP, IP地址, 域名"
     ),
-    "port": "port, ssh[ _]?port, port number, 端口, 端口号, SSH端口, SSH端口号, 外网端口, 登录端口",
+    "port": "port, ssh[ _]?port, port[ _]?number, 端口, 端口号, SSH端口, SSH端口号, 外网端口, 登录端口",
     "user": (
         "user, user[ _]?name, ssh[ _]?user, login, login name, account, 用户, 用户名, 用户名称, 账号, 帐号, 账户, 登录名, 登录用户, "
         "登录账号, 登录用户名"
@@ -33,6 +33,8 @@ FIELD = re.compile(
     rf"(?:[ \t]*[:=][ \t]*|(?<=[^\x00-\x7f])[ \t]*(?:是|为)?[ \t]*(?=[A-Za-z0-9~\[]))(?:{VALUE})"
 )
 ROW = re.compile(rf"(?i)\|?[ \t]*(?:{LABEL})[ \t]*(?:\||\t|[ ]{{2,}}|[ ](?=\S+$))[ \t]*(?P<bare>[^\s|]+)[ \t]*\|?")
+ALONE = re.compile(rf"(?im)^[ \t]*(?P<label>{LABEL})[ \t]*:?[ \t]*\n(?!.*:)")
+"""A label that has a line to itself, as pages give it; its value stands on the next one."""
 CELL = re.compile(rf"(?i)[ \t]*(?:{LABEL})[ \t]*")
 PRIVATE = re.compile(r"(?i)(?:内网|私网|private|internal)[ _]?(?:ip|地址|IP地址|ip address)?")
 KEYWORD = re.compile(r"(?i)^[ \t]*([A-Za-z0-9]+)(?:[ \t]*=[ \t]*|[ \t]+)(\"[^\"\n]*\"|\S.*)$")
@@ -44,7 +46,7 @@ WORDS = re.compile(
 def config_logins(text: str) -> list[Login]:
     """The machines of blocks for ~/.ssh/config. `Host *` holds for all of them; what it sets comes last, as ssh wants it there."""
     lines = text.split("\n")
-    if not re.search(r"(?im)^[ \t]*Host[ \t]+[^:\n]+$|(?:^|\s)HostName[ \t=]+[^\s:=]", text):
+    if not re.search(r"(?im)^[ \t]*Host[ \t]+[^:\n]+$|(?:^|\s)HostName[ \t]+[^\s:=]", text):
         return []
     if not re.search(r"(?i)\bHostName\b", text) and sum(map(bool, _head(lines[0]))) > 1:
         return []
@@ -59,7 +61,9 @@ def config_logins(text: str) -> list[Login]:
         if name.lower() != "host":
             blocks[-1][1].append((name, value))
     shared = [row for host, rows_ in blocks if host == "*" for row in rows_]
-    return [_block(host, [*own, *shared]) for host, own in blocks if host != "*"]
+    named = {"hostname", "user", "port", "identityfile", "proxyjump"}
+    meant = [(host, own) for host, own in blocks if host != "*" and named & {name.lower() for name, _ in own}]
+    return [_block(host, [*own, *shared]) for host, own in meant]
 
 
 def _block(alias: str, rows: list[tuple[str, str]]) -> Login:
@@ -72,7 +76,7 @@ def _block(alias: str, rows: list[tuple[str, str]]) -> Login:
 
 def labelled_logins(text: str) -> list[Login]:
     """The machines whose parts stand behind labels. A machine named anew begins the next login."""
-    parts = _parts(PRIVATE.sub("private", text))
+    parts = _parts(ALONE.sub(r"\g<label>: ", PRIVATE.sub("private", text)))
     found: list[dict[str, str]] = [{}]
     for kind, value in parts:
         if kind in found[-1] and "host" in found[-1] and (kind == "host" or found[-1][kind] != value):
