@@ -31,7 +31,12 @@ every day        ./lab up vllm         serve a model that stays up; then ps, log
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
-    chosen, rest = parser.parse_known_args(_with_login_apart(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["tunnel"]:
+        from .machine.tunnels import with_login_apart
+
+        words = with_login_apart(words)
+    chosen, rest = parser.parse_known_args(words)
     if rest and not chosen.takes_rest:
         parser.error(f"unknown: {' '.join(rest)}")
     chosen.rest = [word for word in rest if word != "--"]
@@ -43,17 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-def _with_login_apart(arguments: Sequence[str]) -> list[str]:
-    """`arguments` of `tunnel` with -- in front of the login, whose options are ssh's, and which no message of argparse may repeat."""
-    words = list(arguments)
-    if words[:1] != ["tunnel"]:
-        return words
-    place = 1
-    while place < len(words) and (words[place] in ("--share", "--ports", "-h", "--help") or words[place].isdigit()):
-        place += 1
-    return [*words[:place], *([] if words[place : place + 1] == ["--"] else ["--"]), *words[place:]]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -190,12 +184,13 @@ def _up_page(chosen: argparse.Namespace) -> None:
 def _tunnel(chosen: argparse.Namespace) -> None:
     from .common.settings import settings
     from .machine.logins import EXAMPLE
+    from .machine.pasted_text import pasted_lines
     from .machine.tunnels import tunnel
 
     words = chosen.login[chosen.login[:1] == ["--"] :]
     if not words and sys.stdin.isatty():
         print(f"Paste the login line, for example: {EXAMPLE}", file=sys.stderr)
-        words = [sys.stdin.readline()]
+        words = [pasted_lines()]
     elif not words:
         words = [sys.stdin.read()]
     line = words[0] if len(words) == 1 else shlex.join(words)

@@ -1,6 +1,8 @@
 """The command line: help a student understands, errors as two sentences, truth about what runs."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,18 @@ def test_tunnel_takes_ports_and_refuses_what_is_no_login(capsys: pytest.CaptureF
     assert main(["tunnel", "--ports", "8080", "8000", "--", "ssh", "box"]) == 0
     assert "127.0.0.1:8000:127.0.0.1:8000" in capsys.readouterr().out
     assert main(["tunnel", "ssh", "-p", "x", "root@box"]) == 1 and "Fix:" in capsys.readouterr().err
+
+
+def test_tunnel_reads_every_line_that_is_pasted_into_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, encoding="utf-8") as terminal, os.fdopen(master, "wb", buffering=0) as keyboard:
+        keyboard.write("登录指令\nssh -p 46457 root@box\n密码 Zq7xKw\n".encode())
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert main(["tunnel"]) == 0
+    said = capsys.readouterr()
+    assert "-p 46457 root@box" in said.out and "Zq7xKw" not in said.out + said.err
 
 
 @pytest.mark.parametrize("words", [["ssh", "--pasword=Zq7xKw", "root@box"], ["ssh", "root@box", "ls", "Zq7xKw"], ["-Zq7xKw"], ["Zq7xKw"]])

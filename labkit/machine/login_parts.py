@@ -91,11 +91,11 @@ def read_user(text: str) -> str:
 
 
 def read_port(text: str) -> int:
-    """A port; a comma or full stop behind it is none of it."""
-    digits = text.strip("\"'").lstrip(":=").rstrip(CLOSING + "]:")
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 6 or not 1 <= int(digits) <= 65535:
+    """A port; what a sentence puts right behind it, or another script, is none of it."""
+    found = re.match(r"[:=\"'\[(]*([0-9]{1,6})[()\[\]{}<>\"'`,;.!?:]*(?=$|[^\x00-\x7f])", text)
+    if not found or not 1 <= int(found.group(1)) <= 65535:
         raise SettingError("What stands for the port is no port.", f"The number behind -p goes from 1 to 65535: {EXAMPLE}")
-    return int(digits)
+    return int(found.group(1))
 
 
 def read_place(word: str) -> tuple[str, str, int]:
@@ -120,7 +120,7 @@ def _a_path(of_a_login: bool) -> SettingError:
         return SettingError(
             "Behind the machine stands a path, as scp and git write it.", f"Give the line for ssh, which has no path: {EXAMPLE}"
         )
-    return SettingError("This is the address of a web page, not a login.", f"The login line begins with ssh: {EXAMPLE}")
+    return SettingError("This is a web address, not a login.", f"The login line begins with ssh: {EXAMPLE}")
 
 
 def _host_and_port(host: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from .login_parts import NAME, TOP_LEVEL, is_address, read_place
 from .login_parts import Login as Login
 from .pasted_text import clean, without_passwords
 from .ssh_command import Command, read_command, split
-from .ssh_fields import config_logins, labelled_logins
+from .ssh_fields import CELL, config_logins, labelled_logins
 from .what_was_pasted import is_no_login, refusal
 
 _Given = TypeVar("_Given")
@@ -40,9 +40,10 @@ NOUNS = (
 NOT_AN_ALIAS = frozenset(NOUNS.split())
 MACHINE_WORD = (
     r"(?:my)?(?:autodl|box|cloud|cluster|desktop|devbox|dev|ecs|gpu|gpubox|host|lab|laptop|login|machine|node|remote|server|ubuntu|vm|vps|"
-    r"workstation|a100|h100|h200|rtx)\d{0,4}"
+    r"workstation|[av]100|h[12]00|rtx|[34]090)\d{0,4}"
 )
-ALIAS = re.compile(rf"{MACHINE_WORD}|[a-z]+\d{{0,4}}(?:[-_](?:[a-z]+\d{{0,4}}|\d{{1,4}})){{1,2}}")
+PART = r"(?:[a-z]+\d{0,4}|\d{1,4})"
+ALIAS = re.compile(rf"{MACHINE_WORD}|(?={PART}(?:[-_]{PART}){{1,2}}$)(?:.*[-_])?{MACHINE_WORD}(?:[-_].*)?")
 """A word that alone is taken for an alias. Others could be a password; with `ssh` in front any name is one."""
 DOMAIN = re.compile(rf"(?i)(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?\.)+{TOP_LEVEL}")
 LOGIN_NAME = re.compile(r"[a-z_][a-z0-9_.+%@-]*(?::\S*)?")
@@ -109,10 +110,12 @@ def _by_command_or_block(text: str) -> list[Login]:
 
 def _by_command_or_address(text: str) -> list[Login]:
     """Logins of commands of ssh, and of ssh:// and VS Code's addresses."""
+    commands = list(_commands(text))
+    said = {word for command in commands for word in command.words}
     bare = [Command([_unhexed(found.group(1))]) for found in VS_CODE.finditer(text)]
-    bare += [Command([found.group()]) for line in text.split("\n") if not SSH.search(line) for found in ADDRESS.finditer(line)]
+    bare += [Command([found.group()]) for found in ADDRESS.finditer(text) if found.group() not in said]
     found, refused = [], []
-    for command in [*bare, *_commands(text)]:
+    for command in [*bare, *commands]:
         one, error = _read(read_command, command)
         found += [one] if one else []
         refused += [error] if error else []
@@ -149,6 +152,7 @@ def _commands_of(line: str, following: list[str]) -> Iterator[Command]:
         before, rest = line[: found.start()], line[found.end() :]
         rest, behind = _inside(before, rest) if found.group()[-1] not in "\"'" else (rest, "")
         command = split(rest)
+        command.words = _without_label(command.words)
         line = command.another or (f"{command.behind} {behind}" if SSH.search(command.behind) else behind)
         if command.another or re.match(r"[;&|<>\s]*ssh\s", command.behind):
             command = Command([word for word in command.words if not word.endswith(":")])
@@ -156,6 +160,15 @@ def _commands_of(line: str, following: list[str]) -> Iterator[Command]:
             command = _continued(command, following[0])
         if _is_command(command.words, before, found.group()):
             yield command
+
+
+def _without_label(words: list[str]) -> list[str]:
+    """`words` without what makes `SSH` a heading: "SSH command: root@...", "SSH into root@..."; none before a label."""
+    place = next((i for i, word in enumerate(words) if word.startswith("-") or _names_a_machine(word)), 0)
+    if place and "@" not in words[place] and any(CELL.fullmatch(word[:-1]) for word in words[:place] if word.endswith(":")):
+        return []
+    heading = all(word.endswith(":") or word.lower() in NOT_AN_ALIAS for word in words[:place])
+    return words[place:] if heading else words
 
 
 def _inside(before: str, rest: str) -> tuple[str, str]:
@@ -239,7 +252,8 @@ def _by_word(text: str) -> list[Login]:
         return []
     line = re.sub(r"(?<=\S)[,;][ ]?(?=\S)", " ", line)
     found = re.fullmatch(
-        r"(\S+?)[\s,;.。]*(?:(?:-p|[Pp]ort|端口)?[\s:=]*(\d{2,5}))?(?:\s+(root|ubuntu|admin|[a-z]+-user)(?:[\s/:]+\S+)?)?[\s,;.。]*", line
+        r"(\S{1,300}?)(?:(?:[\s:=]+(?:-p|[Pp]ort|端口)?|端口)[\s:=]*(\d{2,5}))?(?:\s+(root|ubuntu|admin|[a-z]+-user)(?:[\s/:]+\S+)?)?[\s,;.。]*",
+        line,
     )
     if not found or not (NAME.fullmatch(found.group(1)) or is_address(found.group(1).strip("[]")) or _is_machine(found.group(1))):
         return []

@@ -1,13 +1,16 @@
 """A paste as it was meant: what consoles, chat windows, Word and PDF put into a line of text is taken out again.
 
 Covers: characters (full width, dashes, quotes, invisible ones, colours of a terminal), marks (HTML, Markdown, Slack), list signs,
-continued lines, passwords with a label. Does not cover: what the text says (`logins`). Never raises. Used by `logins`.
+continued lines, passwords with a label; reading it from a terminal. Does not cover: what the text says (`logins`). Never raises.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import select
+import sys
+import termios
 import unicodedata
 from urllib.parse import unquote
 
@@ -40,6 +43,7 @@ LINES = (
     (re.compile(rf"(?m)^[ \t]*(?:{BULLET})(?=\S)"), ""),
     (re.compile(r"(?<=[\w.])[,;\u3001][ \t]*(?=(?i:ssh)(?:\.exe)?[ \t])"), "\n"),
     (re.compile(r"(?<=[ \t])-[ \t]+(?=[plioJ][ \t]+\S)"), "-"),
+    (re.compile(r"(?<=[\u2e80-\u9fff]):(?=\S)"), ": "),
     (re.compile(r"(?<=[A-Za-z0-9_-])\u3002(?=[A-Za-z0-9_-])"), "."),
     (re.compile(r"(?<=[A-Za-z0-9_])[ \t]+@[ \t]*(?=[\w-]+\.[\w-])|(?<=[A-Za-z0-9_])@[ \t]+(?=[\w-]+\.[\w-])"), "@"),
     (re.compile(r"(@[\w.-]{1,253})[ \t]*:[ \t]+(?=\d{2,5}\b)"), r"\1:"),
@@ -56,6 +60,15 @@ GOES_ON = re.compile(
     r"|[\"']?\b(?:(?:ssh|proxy|public)[_ ]?)?(?:host|hostname|port|user|username|ip|command|login)[\"']?[ \t]*[:=]"
 )
 """Where something else begins behind a password on the same line."""
+
+
+def pasted_lines() -> str:
+    """All lines that are pasted into the terminal: the rest of them, often a password, would be typed into the shell afterwards."""
+    lines = [sys.stdin.readline()]
+    while select.select([sys.stdin], [], [], 0.2)[0] and (line := sys.stdin.readline()):
+        lines.append(line)
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    return "".join(lines)
 
 
 def clean(text: str) -> str:

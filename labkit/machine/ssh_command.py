@@ -145,8 +145,9 @@ def _drop(words: list[str], behind: str) -> int:
     words, more = [word for word in words if word.strip()], behind.lstrip(ENDS).split()
     text = " ".join([*words, *more])
     alone = words + more if len(words) + len(more) == 1 else []
-    if alone and re.fullmatch(r"\d{2,5}", alone[0]):
-        return int(alone[0]) if int(alone[0]) <= 65535 else 0
+    number = re.fullmatch(r"([0-9]{1,5})(?:[^\x00-\x7f].*|[,;.)]*)", alone[0]) if alone else None
+    if number:
+        return int(number.group(1)) if 1 <= int(number.group(1)) <= 65535 else 0
     for tail in (words, more):
         if tail and not _is_no_command(tail[0], bool(alone)):
             raise _too_much(len(words) + 1, text)

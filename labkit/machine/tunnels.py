@@ -182,6 +182,15 @@ def tunnel(line: str, ports: int | Iterable[int | tuple[int, int]] = 8080, *, sh
     return Tunnel(login, forwards, share, alias=login.host if login == Login(login.host) else "autodl-tunnel")
 
 
+def with_login_apart(arguments: list[str]) -> list[str]:
+    """`arguments` of `./lab tunnel` with -- in front of the login, whose options are ssh's, and which no message of argparse may repeat."""
+    place = 1
+    while place < len(arguments) and (arguments[place] in ("--share", "--ports", "-h", "--help") or arguments[place].isdigit()):
+        place += 1
+    apart = [] if arguments[place : place + 1] == ["--"] else ["--"]
+    return [*arguments[:place], *apart, *arguments[place:]]
+
+
 def local_ports(port: int) -> list[int]:
     """Where to let a tunnel to `port` begin: the same number, and two others that are rarely taken."""
     steps = STEPS_APART if port + 2 * STEPS_APART <= 65535 else -STEPS_APART

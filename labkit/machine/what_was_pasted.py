@@ -40,7 +40,7 @@ KINDS = (
     ),
     (PUBLIC_KEY, "a public key", "It goes into the platform's settings. The login line looks like"),
     (ANSWERS, "what ssh answered", "docs/troubleshooting.md explains such answers. Here belongs the line that was typed"),
-    (PAGE, "the address of a web page", "The page of JupyterLab is another way in. The login line begins with ssh"),
+    (PAGE, "a web address", "The page of JupyterLab is another way in. The login line begins with ssh"),
     (MAIL, "an e-mail address", "The login line looks like"),
     (PROMPT + "$", "the prompt of a terminal", "The login line is what is typed behind it, on your own computer"),
 )

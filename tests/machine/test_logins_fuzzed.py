@@ -54,6 +54,57 @@ def test_a_paste_is_a_sound_login_or_a_refusal_that_repeats_nothing(paste: str) 
     assert len(found.config.splitlines()) == len([row for row in found.config.splitlines() if row.strip()])
 
 
+HOSTS = st.one_of(
+    st.from_regex(r"[a-z][a-z0-9]{0,8}(-[a-z0-9]{1,5})?\.[a-z]{3,9}\.(com|cn|ai|net)", fullmatch=True),
+    st.ip_addresses(v=4).map(str),
+)
+LOGINS = st.builds(Login, HOSTS, st.sampled_from(["root", "ubuntu", "ec2-user", "me.you", "abc-64411"]), st.integers(1, 65535))
+FORMS = [
+    *("ssh -p {port} {user}@{host}", "ssh {user}@{host} -p {port}", "ssh -p{port} -l {user} {host}", "ssh.exe {user}@{host} -p {port}"),
+    *("ssh -o Port={port} {user}@{host}", "ssh://{user}@{host}:{port}", "{user}@{host} -p {port}", "{user}@{host}:{port}"),
+    *("ssh {user}@{host}:{port}", "ssh {user}@{host} {port}", "Host g\n  HostName {host}\n  User {user}\n  Port {port}"),
+    *("主机：{host}\n端口：{port}\n用户名：{user}", '{{"host": "{host}", "port": {port}, "user": "{user}"}}'),
+    *("ssh -CNg -L 6006:127.0.0.1:6006 {user}@{host} -p {port}", "sftp://{user}:aB3xyz@{host}:{port}/root"),
+]
+BEFORE = [
+    "",
+    "$ ",
+    "登录指令：",
+    "SSH command: ",
+    "PS C:\\Users\\me> ",
+    "1. ",
+    "> ",
+    "\u200b",
+    "你好，这是我的机器\n",
+    "密码：aB3/xyz==\n",
+    "```bash\n",
+    "\u2022 ",
+]
+BEHIND = [
+    "",
+    " ",
+    "。",
+    "\n密码：aB3/xyz==",
+    "\naB3xyzQW12",
+    "\n```",
+    "\r\n",
+    "\nPassword: aB3/xyz==",
+    "\n\n谢谢",
+    "\u200b",
+    "\nWelcome to Ubuntu 22.04.4 LTS",
+]
+WIDE = {ord(sign): ord(sign) + 0xFEE0 for sign in "0123456789@.:-"}
+
+
+@settings(max_examples=2500, deadline=None)
+@given(LOGINS, st.sampled_from(FORMS), st.sampled_from(BEFORE), st.sampled_from(BEHIND), st.sampled_from(["", "wide", "dash"]))
+def test_a_login_comes_back_from_every_form(login: Login, form: str, before: str, behind: str, how: str) -> None:
+    line = form.format(host=login.host, user=login.user, port=login.port)
+    if "://" not in form:
+        line = line.translate({"wide": WIDE, "dash": {ord("-"): "\u2013"}, "": {}}[how])
+    assert read_login(before + line + behind) == login
+
+
 @pytest.mark.skipif(not shutil.which("ssh"), reason="needs ssh (apt-get install -y openssh-client)")
 @settings(max_examples=30, deadline=None)
 @given(pastes().map(lambda paste: read_or_none(paste)).filter(bool))
