@@ -165,7 +165,7 @@ def _commands_of(line: str, following: list[str]) -> Iterator[Command]:
 def _without_label(words: list[str]) -> list[str]:
     """`words` without what makes `SSH` a heading: "SSH command: root@...", "SSH into root@..."; none before a label."""
     place = next((i for i, word in enumerate(words) if word.startswith("-") or _names_a_machine(word)), 0)
-    if place and "@" not in words[place] and any(CELL.fullmatch(word[:-1]) for word in words[:place] if word.endswith(":")):
+    if place and "@" not in words[place] and any(CELL.fullmatch(word.strip("{[*,:")) for word in words[:place] if word.endswith(":")):
         return []
     heading = all(word.endswith(":") or word.lower() in NOT_AN_ALIAS for word in words[:place])
     return words[place:] if heading else words
@@ -241,7 +241,7 @@ def _is_plain_login(word: str, options: bool) -> bool:
     """Whether user@machine is one and no password with an @ in it, and no e-mail address."""
     bare = word.strip("\"'`()<>[]{},;")
     user, _, host = bare.rpartition("@")
-    name = re.sub(r":\d+$", "", host).strip("[]:.,")
+    name = re.sub(r":\d+\W*$", "", host).strip("[]:.,")
     return bool(LOGIN_NAME.fullmatch(user)) and (options or user == "root" or _is_machine(name) or bool(ALIAS.fullmatch(name)))
 
 
