@@ -34,7 +34,12 @@ every day        ./lab up vllm         serve a model that stays up; then ps, log
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
-    chosen, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["tunnel"]:
+        from .machine.tunnels import with_login_apart
+
+        words = with_login_apart(words)
+    chosen, rest = parser.parse_known_args(words)
     if rest and not chosen.takes_rest:
         parser.error(f"unknown: {' '.join(rest)}")
     chosen.rest = [word for word in rest if word != "--"]
@@ -193,12 +198,13 @@ def _up_page(chosen: argparse.Namespace) -> None:
 def _tunnel(chosen: argparse.Namespace) -> None:
     from .common.settings import settings
     from .machine.logins import EXAMPLE
+    from .machine.pasted_text import pasted_lines
     from .machine.tunnels import tunnel
 
-    words = [word for word in chosen.login if word != "--"]
+    words = chosen.login[chosen.login[:1] == ["--"] :]
     if not words and sys.stdin.isatty():
         print(f"Paste the login line, for example: {EXAMPLE}", file=sys.stderr)
-        words = [sys.stdin.readline()]
+        words = [pasted_lines()]
     elif not words:
         words = [sys.stdin.read()]
     line = words[0] if len(words) == 1 else shlex.join(words)

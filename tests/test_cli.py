@@ -1,6 +1,8 @@
 """The command line: help a student understands, errors as two sentences, truth about what runs."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +55,18 @@ def test_logs_of_a_server_that_never_ran_say_so(capsys: pytest.CaptureFixture[st
     assert main(["logs", "vllm"]) == 1 and "never started" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["ssh", "-p", "46457", "root@box"], ["ssh -p 46457 root@box"], ["--", "ssh", "root@box", "-p46457"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ssh", "-p", "46457", "root@box"],
+        ["ssh -p 46457 root@box"],
+        ["--", "ssh", "root@box", "-p46457"],
+        ["ssh", "-p", "46457", "--", "root@box"],
+        ["-p", "46457", "root@box"],
+        ["--ports", "8080", "8000", "ssh", "-p", "46457", "root@box"],
+        ["--share", "ssh -p 46457 root@box"],
+    ],
+)
 def test_tunnel_takes_the_login_line_with_or_without_quotes(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tunnel", *words]) == 0 and "-p 46457 root@box" in capsys.readouterr().out
 
@@ -62,6 +75,25 @@ def test_tunnel_takes_ports_and_refuses_what_is_no_login(capsys: pytest.CaptureF
     assert main(["tunnel", "--ports", "8080", "8000", "--", "ssh", "box"]) == 0
     assert "127.0.0.1:8000:127.0.0.1:8000" in capsys.readouterr().out
     assert main(["tunnel", "ssh", "-p", "x", "root@box"]) == 1 and "Fix:" in capsys.readouterr().err
+
+
+def test_tunnel_reads_every_line_that_is_pasted_into_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, encoding="utf-8") as terminal, os.fdopen(master, "wb", buffering=0) as keyboard:
+        keyboard.write("登录指令\nssh -p 46457 root@box\n密码 Zq7xKw\n".encode())
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert main(["tunnel"]) == 0
+    said = capsys.readouterr()
+    assert "-p 46457 root@box" in said.out and "Zq7xKw" not in said.out + said.err
+
+
+@pytest.mark.parametrize("words", [["ssh", "--pasword=Zq7xKw", "root@box"], ["ssh", "root@box", "ls", "Zq7xKw"], ["-Zq7xKw"], ["Zq7xKw"]])
+def test_tunnel_repeats_nothing_that_was_pasted(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tunnel", *words]) == 1
+    said = capsys.readouterr()
+    assert "Fix:" in said.err and "Zq7xKw" not in said.out + said.err
 
 
 def test_import_brings_no_torch_and_no_engine() -> None:

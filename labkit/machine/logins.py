@@ -1,158 +1,266 @@
-"""A login line as people paste it: what ssh would make of it, checked word by word.
+"""A login as people paste it: what ssh would make of it, checked word by word.
 
-Covers: AutoDL's line, an alias, ssh:// addresses; options in any order, as ssh's own getopt takes them. Does not cover: passwords (one
-in the pasted text is dropped unread), the commands made from it (`tunnels`). Used by notebook 05 and `./lab tunnel`.
+Covers: the line of a console with what stands around it, ssh:// and WinSCP addresses, blocks of ~/.ssh/config, parts behind labels,
+a login without `ssh`, an alias. Does not cover: passwords (one in the paste is dropped unread), the commands made from it
+(`tunnels`). Used by notebook 05 and `./lab tunnel`.
 """
 
 from __future__ import annotations
 
-import getopt
-import ipaddress
+import json
 import re
-import shlex
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+from urllib.parse import unquote
 
 from ..common.errors import SettingError
+from .login_parts import EXAMPLE as EXAMPLE
+from .login_parts import NAME, TOP_LEVEL, is_address, read_place
+from .login_parts import Login as Login
+from .pasted_text import clean, without_passwords
+from .ssh_command import Command, read_command, split
+from .ssh_fields import CELL, config_logins, labelled_logins
+from .what_was_pasted import is_no_login, refusal
 
-EXAMPLE = "ssh -p 46457 root@connect.nmb2.seetacloud.com"
-SWITCHES, WITH_VALUE = "46AaCfGgKkMNnqsTtVvXxYy", "BbcDEeFIiJLlmOoPpQRSWw"
-"""ssh's options without and with a value (ssh(1) of OpenSSH 9)."""
-DROPPED = frozenset("LRD")
-"""Forwardings of the pasted line: the ports asked for here take their place."""
-NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
-RUNS_COMMANDS = re.compile(r"(?i)(proxy|local|remote|knownhosts)command|permitlocalcommand")
-SPACES = str.maketrans(dict.fromkeys("\u00a0\u3000\u200b\ufeff\t", " "))
-"""What copying from a web page or a chat window leaves in place of a blank."""
-
-
-@dataclass(frozen=True)
-class Login:
-    """Where ssh logs in. `user` "" and `port` 0 mean that the line did not say: ssh's own configuration decides.
-
-    `options` are further words for ssh, in order: an identity file, a jump host, -o settings.
-    """
-
-    host: str
-    user: str = ""
-    port: int = 0
-    options: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> list[str]:
-        """The login as words for ssh, without `ssh` itself."""
-        port = ["-p", str(self.port)] if self.port else []
-        return [*port, *self.options, f"{self.user}@{self.host}" if self.user else self.host]
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
+BLOCK = re.compile(r"(?im)^[ \t]*Host[ \t]+([^:\n]+)$")
+"""The names of a block of ~/.ssh/config."""
+LONGEST, LONGEST_LINE = 10_000, 400
+SSH = re.compile(r"(?i)(?<![A-Za-z0-9_.@-])ssh(?:\.exe)?(?:[\"']?(?=\s|$)|(?=-[plioJ][ ]?\S))")
+PATH_OF_SSH = re.compile(r"[\"'`]?(?:[A-Za-z]:|\.|/|~|\\)[^\n\"'`|;&]*[\\/]$")
+ADDRESS = re.compile(r"(?i)\b(?:ssh|sftp|scp)://[^\s\"'<>|`]+")
+VS_CODE = re.compile(r"(?i)ssh-remote(?:\+|%2B)([^/\s\"'<>|`]+)")
+CALLERS = "sudo exec winpty nohup time env command kitten run using use with via or by cmd then type try start"
+WRAPPERS = frozenset(CALLERS.split())
+NOUNS = (
+    "access address command client config configuration connect connection details host info key keys line link login password port "
+    "server session terminal to tunnel user into using via with and or is on in"
+)
+NOT_AN_ALIAS = frozenset(NOUNS.split())
+MACHINE_WORD = (
+    r"(?:my)?(?:autodl|box|cloud|cluster|desktop|devbox|dev|ecs|gpu|gpubox|host|lab|laptop|login|machine|node|remote|server|ubuntu|vm|vps|"
+    r"workstation|[av]100|h[12]00|rtx|[34]090)\d{0,4}"
+)
+PART = r"(?:[a-z]+\d{0,4}|\d{1,4})"
+ALIAS = re.compile(rf"{MACHINE_WORD}|(?={PART}(?:[-_]{PART}){{1,2}}$)(?:.*[-_])?{MACHINE_WORD}(?:[-_].*)?")
+"""A word that alone is taken for an alias. Others could be a password; with `ssh` in front any name is one."""
+DOMAIN = re.compile(rf"(?i)(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?\.)+{TOP_LEVEL}")
+LOGIN_NAME = re.compile(r"[a-z_][a-z0-9_.+%@-]*(?::\S*)?")
 
 
 def read_login(text: str) -> Login:
-    """The login in `text`: AutoDL's line, in any order of options, with or without the password below it, or an alias.
+    """The login in `text`, which may hold more around it, or in another form.
 
-    Of several lines the first with `ssh` counts, else the first that is not empty; nothing else is kept. `ssh://user@host:port`
-    works too. Raises `SettingError`, naming the word that does not fit.
+    Two different logins are not guessed between. Raises `SettingError`, which describes what was pasted and never repeats it.
     """
-    words = _words(text)
-    if not words:
+    if not isinstance(text, str):
+        raise SettingError("The login line is not text.", f'Put it in quotes: labkit.tunnel("{EXAMPLE}")')
+    if len(text) > LONGEST:
+        raise SettingError("What was pasted is too long for a login line.", f"Paste only the line: {EXAMPLE}")
+    whole = clean(text)
+    if not whole or re.fullmatch(r"(?i)ssh(\.exe)?", whole):
         raise SettingError("The login line is empty.", f"Copy it from AutoDL's page (登录指令); it looks like: {EXAMPLE}")
-    options, places = _sort(words)
-    if not places:
-        raise SettingError("The login line names no machine.", f"It looks like: {EXAMPLE}")
-    if len(places) > 1:
-        raise SettingError(
-            f"The login line has {len(places)} words that could be the machine, or a command behind it.",
-            f"Give only the login: {EXAMPLE}",
+    if len(whole) > LONGEST:
+        raise SettingError("What was pasted is too long for a login line.", f"Paste only the line: {EXAMPLE}")
+    told = without_passwords(whole)
+    for read in (_by_command_or_block, labelled_logins, _by_line, _by_word):
+        found, refused = _read(read, told)
+        if refused:
+            raise refused
+        if found:
+            return _the_one(found)
+    raise refusal(whole, told)
+
+
+def _read(read: Callable[[_Given], _Found], given: _Given) -> tuple[_Found | None, SettingError | None]:
+    """What `read` finds, or its refusal as a value. Raised outside an `except`, that has no other error, with the paste, behind it."""
+    try:
+        return read(given), None
+    except SettingError as error:
+        return None, SettingError(error.cause, error.fix)
+
+
+def _the_one(logins: list[Login]) -> Login:
+    """The login that all of `logins` are, with the options of the longest."""
+    differ = [
+        name
+        for name, parts in (
+            ("machine", {login.host.lower() for login in logins}),
+            ("port", {login.port for login in logins}),
+            ("user", {login.user for login in logins}),
         )
-    return _login(places[0], options)
+        if len(parts) > 1
+    ]
+    if differ:
+        raise SettingError(
+            f"The paste holds two different logins; they differ in the {' and the '.join(differ)}.",
+            "Which one? Paste only the line of the machine that this runs on.",
+        )
+    return max(logins, key=lambda login: len(login.options))
 
 
-def _words(text: str) -> list[str]:
-    lines = [line.translate(SPACES).strip().strip("`") for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    line = next((line for line in lines if re.search(r"(?i)(^|\s)ssh(\.exe)?\s|ssh://", line)), lines[0] if lines else "")
-    start = re.search(r"(?i)(^|\s)ssh(\.exe)?(\s+|$)", line)
-    line = line[start.end() :] if start else line
+def _by_command_or_block(text: str) -> list[Login]:
+    """Logins of commands and of blocks of ~/.ssh/config; `ssh ALIAS` beside the block of that alias is the same login."""
+    blocks = config_logins(text)
+    names = [name for found in BLOCK.finditer(text) for name in found.group(1).split()] if blocks else []
+    calls = "|".join(map(re.escape, names))
+    return blocks + _by_command_or_address(re.sub(rf"(?im)^\W*ssh[ \t]+(?:{calls})$", "", text) if calls else text)
+
+
+def _by_command_or_address(text: str) -> list[Login]:
+    """Logins of commands of ssh, and of ssh:// and VS Code's addresses."""
+    commands = list(_commands(text))
+    said = {word for command in commands for word in command.words}
+    bare = [Command([_unhexed(found.group(1))]) for found in VS_CODE.finditer(text)]
+    bare += [Command([found.group()]) for found in ADDRESS.finditer(text) if found.group() not in said]
+    found, refused = [], []
+    for command in [*bare, *commands]:
+        one, error = _read(read_command, command)
+        found += [one] if one else []
+        refused += [error] if error else []
+    meant = [error for error in refused if not found or "template" not in error.cause]
+    if meant:
+        raise meant[0]
+    return found
+
+
+def _unhexed(name: str) -> str:
+    """The machine behind ssh-remote+, which VS Code writes as it is, or as JSON in hexadecimal digits."""
+    if not re.fullmatch(r"(?i)7b[0-9a-f]{8,2000}", name) or len(name) % 2:
+        return unquote(name)
     try:
-        return shlex.split(line)
-    except ValueError as error:
-        raise SettingError(f"The login line cannot be read: {error}.", f"Check the quotes; it looks like: {EXAMPLE}") from None
-
-
-def _sort(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """(letters of options with their values, other words), taken as ssh does: options up to a word, and again behind it."""
-    options, places, rest = [], [], words
-    while rest:
-        try:
-            taken, rest = getopt.getopt(rest, SWITCHES + "".join(f"{letter}:" for letter in WITH_VALUE))
-        except getopt.GetoptError as error:
-            raise _no_option(error.opt) from None
-        options += [(flag[1], value) for flag, value in taken if flag[1] in WITH_VALUE]
-        places += rest[:1]
-        rest = rest[1:]
-    empty = next((letter for letter, value in options if not value), "")
-    if empty:
-        raise _no_option(empty)
-    return options, places
-
-
-def _no_option(name: str) -> SettingError:
-    if name in WITH_VALUE:
-        return SettingError(f"The option -{name} has no value.", f"It looks like: {EXAMPLE}")
-    dashes = "-" if len(name) == 1 else "--"
-    return SettingError(f"ssh has no option {dashes}{name}.", f"Copy the login line again; it looks like: {EXAMPLE}")
-
-
-def _login(place: str, options: list[tuple[str, str]]) -> Login:
-    host, user, port = _place(place)
-    kept: list[str] = []
-    for letter, value in options:
-        name, _, setting = value.replace("=", " ", 1).strip().partition(" ") if letter == "o" else ("", "", "")
-        if letter == "p" or name.lower() == "port":
-            port = port or _port(setting.strip() or value)
-        elif letter == "l" or name.lower() == "user":
-            user = user or _user(setting.strip() or value)
-        elif letter == "o" and RUNS_COMMANDS.fullmatch(name):
-            raise SettingError(f"The option {name} makes ssh run a program.", "Put it in your own ~/.ssh/config and give the alias here.")
-        elif letter == "o" and name.lower() == "localforward":
-            continue
-        elif letter in "iJFo":
-            kept += [f"-{letter}", value]
-        elif letter not in DROPPED:
-            raise SettingError(f"The option -{letter} is not for a login.", f"Leave it out; the line looks like: {EXAMPLE}")
-    return Login(host, user, port, tuple(kept))
-
-
-def _place(word: str) -> tuple[str, str, int]:
-    """(host, user, port) of user@host, an IPv6 address with or without brackets, an alias, or ssh://user@host:port."""
-    bare, uri = (word[6:].rstrip("/"), True) if word.lower().startswith("ssh://") else (word, False)
-    user, at, host = bare.rpartition("@")
-    number = ""
-    bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?", host)
-    if bracketed:
-        host, number = bracketed.group(1), bracketed.group(2) or ""
-    elif host.count(":") == 1:
-        host, _, number = host.partition(":")
-    if number and not uri:
-        raise SettingError(f"{word!r} has a port behind a colon; ssh wants it as an option.", f"ssh -p {number} {user + at}{host}")
-    return _host(host), _user(user) if at else "", _port(number) if number else 0
-
-
-def _host(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
+        told = json.loads(bytes.fromhex(name))
     except ValueError:
-        pass
-    if not NAME.fullmatch(host) or re.fullmatch(r"[\d.]+", host):
-        raise SettingError(f"{host!r} is no name and no address of a machine.", f"Copy the login line again; it looks like: {EXAMPLE}")
-    return host
+        return name
+    host, user, port = (str(told.get(key, "")) for key in ("hostName", "user", "port"))
+    return (f"{user}@" if user else "") + host + (f":{port}" if port else "")
 
 
-def _user(user: str) -> str:
-    if not USER.fullmatch(user):
-        raise SettingError(f"{user!r} is no user name.", f"On AutoDL it is root: {EXAMPLE}")
-    return user
+def _commands(text: str) -> Iterator[Command]:
+    """What stands behind each `ssh`, as far as it is a command."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        line = _unwrapped(line, lines[number + 1 : number + 2])
+        cells = line.split("|") if line.startswith("|") or line.count("|") > 1 else [line]
+        for cell in cells:
+            yield from _commands_of(cell, lines[number + 1 : number + 2])
 
 
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise SettingError(f"{text!r} is no port.", f"The number behind -p goes from 1 to 65535: {EXAMPLE}")
-    return int(text)
+def _commands_of(line: str, following: list[str]) -> Iterator[Command]:
+    while found := SSH.search(line):
+        before, rest = line[: found.start()], line[found.end() :]
+        rest, behind = _inside(before, rest) if found.group()[-1] not in "\"'" else (rest, "")
+        command = split(rest)
+        command.words = _without_label(command.words)
+        line = command.another or (f"{command.behind} {behind}" if SSH.search(command.behind) else behind)
+        if command.another or re.match(r"[;&|<>\s]*ssh\s", command.behind):
+            command = Command([word for word in command.words if not word.endswith(":")])
+        if following and not any(map(_names_a_machine, command.words)) and not SSH.search(following[0]):
+            command = _continued(command, following[0])
+        if _is_command(command.words, before, found.group()):
+            yield command
+
+
+def _without_label(words: list[str]) -> list[str]:
+    """`words` without what makes `SSH` a heading: "SSH command: root@...", "SSH into root@..."; none before a label."""
+    place = next((i for i, word in enumerate(words) if word.startswith("-") or _names_a_machine(word)), 0)
+    if place and "@" not in words[place] and any(CELL.fullmatch(word.strip("{[*,:")) for word in words[:place] if word.endswith(":")):
+        return []
+    heading = all(word.endswith(":") or word.lower() in NOT_AN_ALIAS for word in words[:place])
+    return words[place:] if heading else words
+
+
+def _inside(before: str, rest: str) -> tuple[str, str]:
+    """`rest` up to the quote that closes the one at the end of `before`, if there is one; and what stands behind it."""
+    quote = before[-1:]
+    if quote not in ('"', "'", "`"):
+        return rest, ""
+    closed = re.match(rf"((?:[^{quote}\\]|\\.)*){quote}(.*)", rest)
+    inside, behind = closed.groups() if closed else (rest.rstrip(quote), "")
+    return (inside.replace('\\"', '"') if quote == '"' else inside), behind
+
+
+def _unwrapped(line: str, following: list[str]) -> str:
+    """`line` with the rest of a machine's name that a narrow window put on the next one."""
+    if not following or not SSH.search(line) or not re.search(r"@[\w-]+(?:\.[\w-]+)*\.?$", line):
+        return line
+    if re.search(rf"(?i)\.{TOP_LEVEL}$", line) or re.search(r"@\d+\.\d+\.\d+\.\d+$", line):
+        return line
+    rest = re.match(
+        rf"(?:[a-z0-9-]+\.)*{TOP_LEVEL}(?=$|\s+-)" if line.endswith(".") else rf"\.?(?:[a-z0-9-]+\.)+{TOP_LEVEL}(?=$|\s+-)", following[0]
+    )
+    return line + following[0] if rest else line
+
+
+def _continued(command: Command, line: str) -> Command:
+    """`command` with the words of the next line, where it names no machine itself and they do."""
+    words = split(line).words if re.match(r"(?:-[A-Za-z46]|\S+@)", line) else []
+    return Command([*command.words, *words]) if any("@" in word for word in words) else command
+
+
+def _names_a_machine(word: str) -> bool:
+    return not word.startswith("-") and ("@" in word or _is_machine(word))
+
+
+def _is_machine(word: str) -> bool:
+    """Whether `word` says by itself that it is a machine: an address, or a name with its domain."""
+    bare = word[:300].strip("[]()<>,;")
+    return is_address(bare) or bool(DOMAIN.fullmatch(bare.rpartition(":")[0] if bare.count(":") == 1 else bare))
+
+
+def _is_command(words: list[str], before: str, called: str) -> bool:
+    """Whether `ssh` was meant as a command: it has options or a login behind it, or it stands alone before one name."""
+    if re.search(r"(?i)\b(?:gcloud|az|aws|vagrant|kubectl|heroku|fly|flyctl|gh|eb|brev|docker-machine)\b", before):
+        return False
+    if any("@" in word or word.startswith("ssh://") or re.match(r"-[A-Za-z46]", word) for word in words) or any(
+        map(_is_machine, words[:1])
+    ):
+        return True
+    typed = "".join(re.findall(r"[A-Za-z]+\s*$", before)).strip().lower()
+    meant = not typed or typed in WRAPPERS or bool(PATH_OF_SSH.search(before[-200:]))
+    return bool(meant and not called.startswith("SSH") and words and words[0].lower() not in NOT_AN_ALIAS and words[0].isascii())
+
+
+def _by_line(text: str) -> list[Login]:
+    """Logins without `ssh` in front: user@machine, with options or not."""
+    text = re.sub(r"(?i)\b(?!ssh:)[a-z][a-z0-9+.-]*://\S+", " ", text)
+    lines = [re.sub(r"^[^:@\s]{1,20}(?: [^:@\s]{1,20}){0,3}:\s*(?=\S*@|-)", "", line) for line in text.split("\n")]
+    found = []
+    for line in lines:
+        command = split(line) if "@" in line and not is_no_login(line) else Command()
+        start = next((i for i, word in enumerate(command.words) if "@" in word or re.match(r"-[A-Za-z46]", word)), 0)
+        options = any(re.match(r"-[plioJ]", word) for word in command.words[start:])
+        place = next((word for word in command.words[start:] if "@" in word), "")
+        if _is_plain_login(place, options):
+            found.append(read_command(Command(command.words[start:], command.behind)))
+    return found
+
+
+def _is_plain_login(word: str, options: bool) -> bool:
+    """Whether user@machine is one and no password with an @ in it, and no e-mail address."""
+    bare = word.strip("\"'`()<>[]{},;")
+    user, _, host = bare.rpartition("@")
+    name = re.sub(r":\d+\W*$", "", host).strip("[]:.,")
+    return bool(LOGIN_NAME.fullmatch(user)) and (options or user == "root" or _is_machine(name) or bool(ALIAS.fullmatch(name)))
+
+
+def _by_word(text: str) -> list[Login]:
+    """A machine alone, with a port or not, or an alias; nothing else may be on its line."""
+    line = re.sub(r"^[^:@\s]{1,20}(?: [^:@\s]{1,20}){0,3}:\s+", "", text.split("\n")[0]).strip("\"'`")
+    if len(line) > LONGEST_LINE:
+        return []
+    line = re.sub(r"(?<=\S)[,;][ ]?(?=\S)", " ", line)
+    found = re.fullmatch(
+        r"(\S{1,300}?)(?:(?:[\s:=]+(?:-p|[Pp]ort|端口)?|端口)[\s:=]*(\d{2,5}))?(?:\s+(root|ubuntu|admin|[a-z]+-user)(?:[\s/:]+\S+)?)?[\s,;.。]*",
+        line,
+    )
+    if not found or not (NAME.fullmatch(found.group(1)) or is_address(found.group(1).strip("[]")) or _is_machine(found.group(1))):
+        return []
+    word, number, user = found.groups()
+    if not (_is_machine(word) or ALIAS.fullmatch(word)) or word in NOT_AN_ALIAS or word.lower().startswith("www."):
+        return []
+    host, _, port = read_place(word)
+    if (number or port) and int(number or port) in (80, 443, 6006, 6008, 8080, 8443, 8888):
+        return []
+    return [read_command(Command([f"{user}@{word}" if user else word, *(["-p", number] if number else [])]))] if host else []

@@ -9,12 +9,12 @@ rented machine cannot reach the student's), other ways in (notebook 05). Used by
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..common.errors import SettingError
+from .key_paths import for_config, for_powershell, powershell_word
 from .logins import EXAMPLE as EXAMPLE
 from .logins import Login, read_login
 
@@ -41,6 +41,46 @@ SHARE_WARNING = (
 )
 
 
+ANSWERS = (
+    (
+        "bind ...: Permission denied, cannot listen to port: {port}    (nothing to do with the password)",
+        "    Windows keeps the port for itself, or it is below 1024: another one of yours, as above. Which ones Windows keeps:",
+        "    Windows 保留了这个端口（或者端口小于 1024），和密码无关：像上面那样换一个本机端口。查看保留的端口：",
+        "    netsh interface ipv4 show excludedportrange protocol=tcp",
+    ),
+    (
+        "REMOTE HOST IDENTIFICATION HAS CHANGED, Host key verification failed",
+        "    The platform gave the address to another instance, or this one was made anew. If neither is so, do not go on. Else:",
+        "    平台把这个地址分给了另一个实例，或者实例重建过。如果都不是，不要继续；是的话，删掉旧的记录再连：",
+        '    ssh-keygen -R "{known}"',
+    ),
+    (
+        "open failed: administratively prohibited",
+        "    The machine's SSH server forbids forwarding (AllowTcpForwarding no; some proxies of platforms): another way in, notebook 05.",
+        "    那边的 SSH 服务禁止端口转发（AllowTcpForwarding no，或平台的代理）：换一种访问方式，见 notebook 05。",
+    ),
+    (
+        "open failed: connect failed: Connection refused",
+        "    The tunnel works, but nothing listens on the rented machine: ./lab ps there · 隧道通了，租的机器上没有服务",
+    ),
+    (
+        "Permission denied (publickey,password)",
+        "    The password or key is not this instance's; the password is typed blind · 密码或密钥不对，输入密码时不显示",
+    ),
+    (
+        "kex_exchange_identification, Connection closed by remote host, Connection reset, Connection refused, Connection timed out",
+        "    The instance is shut down or still starting, or has another port now: look at the console, copy the line again.",
+        "    实例关机了、正在启动，或者端口变了：看控制台，重新复制登录指令。",
+    ),
+    (
+        "client_loop: send disconnect, Broken pipe",
+        "    The network was away or the instance was shut down: start the command again · 断网或关机了，重新运行命令",
+    ),
+    ("More of them · 更多: docs/troubleshooting.md, docs/troubleshooting.zh.md",),
+)
+"""What OpenSSH prints in the tunnel's terminal, and what to do; {port} is the student's, {known} the machine as ssh knows it."""
+
+
 @dataclass(frozen=True)
 class Tunnel:
     """Commands for one or more ports. `forwards` are pairs (port on the student's computer, port on this machine)."""
@@ -53,10 +93,7 @@ class Tunnel:
     @property
     def words(self) -> list[str]:
         """The command as a list of words."""
-        first, *others = [f"{begin}:127.0.0.1:{remote}" for begin, remote in self._begins()]
-        more = [word for forward in others for word in ("-L", forward)]
-        settings = [word for name, value in SETTINGS.items() for word in ("-o", f"{name}={value}")]
-        return ["ssh", "-CNgL" if self.share else "-CNL", first, *more, *settings, *self.login.words]
+        return [*self._ahead(), *self.login.words]
 
     @property
     def command(self) -> str:
@@ -66,7 +103,7 @@ class Tunnel:
     @property
     def powershell(self) -> str:
         """One line for PowerShell; Windows 10 and 11 have ssh."""
-        return " ".join(_powershell_word(word) for word in self.words)
+        return " ".join([*map(powershell_word, self._ahead()), *self.login.written(for_powershell, powershell_word)])
 
     @property
     def config(self) -> str:
@@ -74,10 +111,10 @@ class Tunnel:
         rows = [f"HostName {self.login.host}"] if self.login.host != self.alias else []
         rows += [f"User {self.login.user}"] if self.login.user else []
         rows += [f"Port {self.login.port}"] if self.login.port else []
-        rows += _config_rows(self.login.options)
+        rows += _config_rows(self.login)
         rows += [f"LocalForward {begin} 127.0.0.1:{remote}" for begin, remote in self._begins()]
         rows += ["GatewayPorts yes"] if self.share else []
-        rows += ["Compression yes", *(f"{name} {value}" for name, value in SETTINGS.items())]
+        rows += ["Compression yes", *(f"{name} {value}" for name, value in self._settings().items())]
         return "\n    ".join([f"Host {self.alias}", *rows])
 
     @property
@@ -97,10 +134,23 @@ class Tunnel:
             _block("What the options do · 选项的含义", _explained()),
             *([_block("WARNING · 警告", SHARE_WARNING)] if self.share else []),
             _block(f'"Address already in use": port {local} there is taken · 本机端口被占用', _taken(self.others, instead)),
+            _block("What ssh says, and what to do · ssh 的提示和办法", _answers(self.login, local)),
             _block("Is it there? In a second terminal of your computer · 检查", _checks(local)),
             f"Then open · 然后打开: http://127.0.0.1:{local}   (end it with Ctrl-C in the first terminal · 用 Ctrl-C 结束)",
         ]
         return "\n\n".join(parts)
+
+    def _ahead(self) -> list[str]:
+        """The words up to the login."""
+        first, *others = [f"{begin}:127.0.0.1:{remote}" for begin, remote in self._begins()]
+        more = [word for forward in others for word in ("-L", forward)]
+        settings = [word for name, value in self._settings().items() for word in ("-o", f"{name}={value}")]
+        return ["ssh", "-CNgL" if self.share else "-CNL", first, *more, *settings]
+
+    def _settings(self) -> dict[str, str]:
+        """What this kit sets, unless the login line says it otherwise."""
+        said = {word.partition("=")[0] for word in self.login.options}
+        return {name: value for name, value in SETTINGS.items() if name not in said}
 
     def _begins(self) -> list[tuple[str, int]]:
         """Where each forwarding begins on the student's computer (port alone: on every address of it), and its port here."""
@@ -117,6 +167,8 @@ def tunnel(line: str, ports: int | Iterable[int | tuple[int, int]] = 8080, *, sh
     Raises `SettingError` for a line that is no login and for ports that cannot be.
     """
     chosen = [ports] if isinstance(ports, int) else ports
+    if isinstance(chosen, str):
+        raise SettingError("The port is text.", "A port is a number, without quotes: tunnel(line, 8080).")
     forwards = tuple((port, port) if isinstance(port, int) else (int(port[0]), int(port[1])) for port in chosen)
     if not forwards:
         raise SettingError("No port was named.", "tunnel(line, 8080), or several: tunnel(line, [8080, 8000]).")
@@ -130,27 +182,33 @@ def tunnel(line: str, ports: int | Iterable[int | tuple[int, int]] = 8080, *, sh
     return Tunnel(login, forwards, share, alias=login.host if login == Login(login.host) else "autodl-tunnel")
 
 
+def with_login_apart(arguments: list[str]) -> list[str]:
+    """`arguments` of `./lab tunnel` with -- in front of the login, whose options are ssh's, and which no message of argparse may repeat."""
+    place = 1
+    while place < len(arguments) and (arguments[place] in ("--share", "--ports", "-h", "--help") or arguments[place].isdigit()):
+        place += 1
+    apart = [] if arguments[place : place + 1] == ["--"] else ["--"]
+    return [*arguments[:place], *apart, *arguments[place:]]
+
+
 def local_ports(port: int) -> list[int]:
     """Where to let a tunnel to `port` begin: the same number, and two others that are rarely taken."""
     steps = STEPS_APART if port + 2 * STEPS_APART <= 65535 else -STEPS_APART
     return [port, port + steps, port + 2 * steps]
 
 
-def _powershell_word(word: str) -> str:
-    return word if re.fullmatch(r"[A-Za-z0-9_.:/@=+\\~-]+", word) else "'" + word.replace("'", "''") + "'"
-
-
-def _config_rows(options: Sequence[str]) -> list[str]:
-    """-i, -J and -o as lines of ssh_config(5); -F names another such file, which is read with Include."""
-    names = {"-i": "IdentityFile", "-J": "ProxyJump", "-F": "Include"}
+def _config_rows(login: Login) -> list[str]:
+    """-i, -J and -o as lines of ssh_config(5)."""
     rows = []
-    for option, value in zip(options[::2], options[1::2], strict=True):
-        if option == "-o":
-            name, _, setting = value.replace("=", " ", 1).strip().partition(" ")
-            rows.append(f"{name} {setting.strip()}")
-        else:
-            rows.append(f'{names[option]} "{value}"' if " " in value else f"{names[option]} {value}")
+    for option, value in zip(login.options[::2], login.options[1::2], strict=True):
+        name, _, setting = value.partition("=") if option == "-o" else ({"-i": "IdentityFile", "-J": "ProxyJump"}[option], "", value)
+        rows.append(f"{name} {for_config(setting) if option == '-i' else setting}")
     return rows
+
+
+def _known_as(login: Login) -> str:
+    """What ssh calls the machine in its list of known hosts."""
+    return f"[{login.host}]:{login.port}" if login.port not in (0, 22) else login.host
 
 
 def _block(title: str, text: str) -> str:
@@ -159,6 +217,11 @@ def _block(title: str, text: str) -> str:
 
 def _explained() -> str:
     return "\n".join(f"{name:28} {english}\n{'':28} {chinese}" for name, english, chinese in OPTIONS)
+
+
+def _answers(login: Login, local: int) -> str:
+    rows = (row.format(port=local, known=_known_as(login)) for rows in ANSWERS for row in rows)
+    return "\n".join(rows)
 
 
 def _taken(others: list[int], instead: str) -> str:

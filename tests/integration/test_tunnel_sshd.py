@@ -152,7 +152,8 @@ def test_an_alias_of_the_user_s_configuration(box: Box) -> None:
     rows += [word.replace("=", " ") for word in words if "=" in word]
     (box.folder / "aliases").write_text("Host my-box\n" + "\n".join(rows) + "\n")
     local = free_port()
-    with running(pasted(tunnel(f"ssh -F {box.folder}/aliases my-box", [(local, box.page_port)]))):
+    found = tunnel("ssh my-box", [(local, box.page_port)])
+    with running(["ssh", "-F", str(box.folder / "aliases"), *found.words[1:]]):
         assert wait_until(lambda: listens(local)) and page(local) == "the page of the rented machine"
 
 

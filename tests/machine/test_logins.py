@@ -1,79 +1,100 @@
-"""Login lines as they are really pasted."""
+"""Every paste of the tables: the exact login, or the kind of refusal."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+from login_pastes import AUTODL, OTHERS, REFUSED, SAME, TWO, as_ssh_reads_it, everything_said
 
 from labkit.common.errors import SettingError
+from labkit.machine.login_parts import is_address
 from labkit.machine.logins import Login, read_login
 
-AUTODL = Login("connect.nmb2.seetacloud.com", "root", 46457)
+
+@pytest.mark.parametrize("paste", SAME)
+def test_every_form_of_one_login(paste: str) -> None:
+    assert read_login(paste) == AUTODL
+
+
+@pytest.mark.parametrize(("paste", "login"), OTHERS)
+def test_other_logins(paste: str, login: Login) -> None:
+    assert read_login(paste) == login
+
+
+@pytest.mark.parametrize("paste", TWO)
+def test_two_different_logins_are_asked_about(paste: str) -> None:
+    with pytest.raises(SettingError, match="two different logins") as failure:
+        read_login(paste)
+    assert "Which one?" in failure.value.fix
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("paste", "says"),
     [
-        "ssh -p 46457 root@connect.nmb2.seetacloud.com",
-        "ssh root@connect.nmb2.seetacloud.com -p 46457",
-        "ssh -p46457 root@connect.nmb2.seetacloud.com",
-        "ssh -l root -p 46457 connect.nmb2.seetacloud.com",
-        "ssh -o Port=46457 -oUser=root connect.nmb2.seetacloud.com",
-        "  $ ssh  -p\u00a046457\u3000root@connect.nmb2.seetacloud.com  ",
-        "登录指令 ssh -p 46457 root@connect.nmb2.seetacloud.com",
-        "ssh -p 46457 root@connect.nmb2.seetacloud.com\n密码 aB3/xyz==",
-        "密码: ssh3cret!\nssh -p 46457 root@connect.nmb2.seetacloud.com",
-        "ssh -p 46457 -- root@connect.nmb2.seetacloud.com",
-        "ssh.exe -p 46457 root@connect.nmb2.seetacloud.com",
-        "ssh -CNg -L 6006:127.0.0.1:6006 root@connect.nmb2.seetacloud.com -p 46457",
-        "ssh -CNgp 46457 root@connect.nmb2.seetacloud.com",
-        "ssh://root@connect.nmb2.seetacloud.com:46457",
-        "root@connect.nmb2.seetacloud.com -p 46457",
-        "`ssh -p 46457 root@connect.nmb2.seetacloud.com`",
+        (TWO[0], "differ in the port."),
+        (TWO[1], "differ in the machine and the port and the user."),
+        ("ssh me@box\nssh you@box", "the user."),
     ],
 )
-def test_every_form_of_one_login(line: str) -> None:
-    assert read_login(line) == AUTODL
+def test_it_is_said_what_the_two_differ_in(paste: str, says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        read_login(paste)
 
 
-@pytest.mark.parametrize(
-    ("line", "host", "port"),
-    [
-        ("ssh -p 22 root@2001:db8::1", "2001:db8::1", 22),
-        ("ssh root@[2001:db8::1] -p 7022", "2001:db8::1", 7022),
-        ("ssh://root@[2001:DB8::1]:7022", "2001:db8::1", 7022),
-        ("ssh root@fe80::1%eth0", "fe80::1%eth0", 0),
-        ("ssh root@10.0.0.7", "10.0.0.7", 0),
-    ],
-)
-def test_addresses(line: str, host: str, port: int) -> None:
-    assert read_login(line) == Login(host, "root", port)
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("", "empty"),
-        ("\n \n", "empty"),
-        ("ssh", "empty"),
-        ("ssh -p 46457", "names no machine"),
-        ("ssh -p root@host", "no port|names no machine"),
-        ("ssh -p 99999 root@host", "no port"),
-        ("ssh -p ４６ root@host", "no port"),
-        ("ssh root@host:46457", "behind a colon"),
-        ("ssh root@host ls", "2 words"),
-        ("ssh -Z root@host", "no option -Z"),
-        ("ssh root@host --port 22", "no option --port"),
-        ("ssh -i '' root@host", "-i has no value"),
-        ("ssh root@host -p", "no value"),
-        ("ssh 'root@host", "quot"),
-        ("ssh root@ho$t", "no name and no address"),
-        ("ssh 'ro ot@host'", "no user name"),
-        ("ssh root@999.1.1.1", "no address"),
-        ("ssh '-oProxyCommand=touch x' root@host", "run a program"),
-        ("ssh 'root@;reboot'", "no name"),
-    ],
-)
-def test_what_is_no_login_is_named(line: str, says: str) -> None:
+@pytest.mark.parametrize(("paste", "says"), REFUSED)
+def test_what_is_no_login_is_told_by_its_kind(paste: str, says: str) -> None:
     with pytest.raises(SettingError, match=says) as failure:
-        read_login(line)
+        read_login(paste)
     assert failure.value.fix
+
+
+@pytest.mark.parametrize("paste", [None, 8080, ["ssh", "root@host"]])
+def test_what_is_no_text_is_refused(paste: object) -> None:
+    with pytest.raises(SettingError, match="not text"):
+        read_login(paste)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "paste",
+    [
+        "ssh root@SECRET$",
+        "ssh -p SECRET root@host",
+        "ssh -SECRET root@host",
+        "ssh --SECRET root@host",
+        "ssh -o SECRET=1 root@host",
+        "ssh -o ProxyCommand=SECRET root@host",
+        "ssh -o StrictHostKeyChecking=SECRET root@host",
+        "ssh -i '$SECRET' root@host",
+        "ssh -J 'SECRET!@x' root@host",
+        "ssh root@host ls SECRET",
+        "ssh root@host; echo SECRET",
+        "ssh 'root@host SECRET",
+        "SECRET",
+        "SECRET!",
+        "密码 SECRET",
+        "https://host.example/?token=SECRET",
+        "root@$(SECRET):22",
+        "curl -u root:SECRET host.example",
+        "Host g\n HostName SECRET!\n",
+        "ssh box SECRET\nssh other SECRET",
+    ],
+)
+def test_no_error_repeats_what_was_pasted(paste: str) -> None:
+    with pytest.raises(SettingError) as failure:
+        read_login(paste.replace("SECRET", "Zq7xKw"))
+    assert all("Zq7xKw" not in text for text in everything_said(failure.value))
+
+
+@pytest.mark.skipif(not shutil.which("ssh"), reason="needs ssh (apt-get install -y openssh-client)")
+@pytest.mark.parametrize("login", [AUTODL, *(login for _, login in OTHERS)])
+def test_ssh_reads_the_words_as_the_same_login(login: Login) -> None:
+    told = as_ssh_reads_it(login)
+    assert told["hostname"].lower() == login.host.lower()
+    assert login.port in (0, int(told["port"]))
+    assert login.user in ("", told["user"])
+    assert not {"proxycommand", "localcommand", "remotecommand", "pkcs11provider", "localforward", "dynamicforward"} & told.keys()
+
+
+def test_an_address_is_told_from_a_name() -> None:
+    assert is_address("10.0.0.7") and is_address("fe80::1%eth0") and not is_address("box") and not is_address("::1%;")
