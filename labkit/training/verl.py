@@ -33,7 +33,7 @@ from ..common.errors import LabError, SettingError
 from ..common.files import draft, require_empty, save
 from ..common.logs import Explanation
 from ..lora import merging
-from ..lora.merging import RECORD
+from ..lora.companions import RECORD
 from ..models.folders import require_model
 from ..runtimes import environments
 from ..workers import commands, launch
