@@ -36,10 +36,11 @@ KINDS_AGAINST = {
     "numbers": "its numbers are broken",
     "no such head": "its head belongs to another model",
     "base mismatch": "it does not fit this base",
+    "untrained": "it changes nothing",
+    "lora_alpha": "it changes nothing",
     "trained beside": "what was trained beside it is not read",
 }
 """Blocking findings that keep any engine from serving the adapter rightly, whatever it reads."""
-SERVED_FIX = "Merge it (labkit.lora.merge) and serve the merged model."
 
 
 def check(
@@ -74,7 +75,7 @@ def look(
     found = [*quantisation, *own, *tensors, *configs.findings(base, adapter, both.trained, _names(base)), *companions.findings(base)]
     found += [finding for rule in RULES for finding in rule(both)]
     engines = serving(adapter, _against(found))
-    found += _serving(adapter, engines, engine, max_lora_rank)
+    found += _serving(adapter, engines, engine, max_lora_rank, _instead(found))
     order = sorted(found, key=lambda finding: finding.severity == LOOK)
     return CheckReport(base.folder.name, adapter.folder.name, tuple(order), time.monotonic() - started, engines), pairing
 
@@ -84,7 +85,7 @@ def alone(adapter: Adapter, *, engine: str, max_lora_rank: int | None = None) ->
     started = time.monotonic()
     found = [*numbers.findings(adapter), *beside.findings(adapter)]
     engines = serving(adapter, _against(found))
-    found += _serving(adapter, engines, engine, max_lora_rank)
+    found += _serving(adapter, engines, engine, max_lora_rank, "labkit.lora.check with the base's weights says whether it can be merged.")
     order = sorted(found, key=lambda finding: finding.severity == LOOK)
     return CheckReport("(no base)", adapter.folder.name, tuple(order), time.monotonic() - started, engines)
 
@@ -103,7 +104,17 @@ def _against(found: Iterable[Finding]) -> tuple[str, ...]:
     )
 
 
-def _serving(adapter: Adapter, engines: Iterable[Serving], engine: str | None, limit: int | None) -> Iterator[Finding]:
+def _instead(found: Iterable[Finding]) -> str:
+    """How the adapter can be served all the same, if it can."""
+    blocking = [finding for finding in found if finding.severity == BLOCKS]
+    if not blocking:
+        return "Merge it (labkit.lora.merge) and serve the merged model."
+    if all(finding.peft for finding in blocking):
+        return 'Merge it (labkit.lora.merge(..., method="peft"), with the whole model in memory) and serve the merged model.'
+    return "It cannot be merged as it is either: the other findings say why."
+
+
+def _serving(adapter: Adapter, engines: Iterable[Serving], engine: str | None, limit: int | None, instead: str) -> Iterator[Finding]:
     """What keeps the engine that was asked about from serving the adapter; without one, what keeps each, to look at."""
     where = adapter.config_place
     for verdict in engines:
@@ -119,7 +130,7 @@ def _serving(adapter: Adapter, engines: Iterable[Serving], engine: str | None, l
         if reasons := [reason for reason in verdict.reasons if reason not in KINDS_AGAINST.values()]:  # those have a finding of their own
             what = f"{verdict.title} cannot serve it unmerged: {'; '.join(reasons)}"
             breaks = "The server refuses it, or answers as if a part of it were not there."
-            yield Finding("not servable", what, where, breaks, SERVED_FIX, BLOCKS if engine else LOOK)
+            yield Finding("not servable", what, where, breaks, instead, BLOCKS if engine else LOOK)
 
 
 @dataclass(frozen=True)

@@ -247,14 +247,21 @@ class _Pairer:
     def _misfits(self) -> Iterator[Finding]:
         for (kind, what, breaks), places in self.wrong.items():
             where = places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "")
-            yield Finding(kind, what, where, breaks, FIXES[kind], peft=kind in PEFT_CAN, computable=False)
+            peft = kind in PEFT_CAN and (kind != "lora_bias" or self._biased())
+            yield Finding(kind, what, where, breaks, FIXES[kind], peft=peft, computable=False)
 
     def _refusals(self) -> Iterator[Finding]:
         for name, why in self.adapter.refused().items():
             breaks = "A merge of B @ A would not be this adapter."
             peft = name in PEFT_MERGES or (name == "peft_type" and self.adapter.peft_type not in PROMPTS)
+            peft = peft and (name != "lora_bias" or self._biased())
             fix = SETTING_FIXES.get(name, SETTING_FIXES["other"])
             yield Finding(name, f"{name} is set: {why}", self.adapter.config_place, breaks, fix, peft=peft, computable=False)
+
+    def _biased(self) -> bool:
+        """Whether the base's layers have biases to which PEFT's merge can add those of lora_B; it refuses where they have none."""
+        modules = {key.module for key in self.keys.values() if key.part}
+        return all(self.names.find(f"{module}.bias") is not None for module in modules)
 
     def _said_aloud(self) -> Iterator[Finding]:
         """Names that were mapped: nothing is wrong with the result, but PEFT and the engines may not do the same."""

@@ -18,6 +18,9 @@ from .changes import Pairing
 from .findings import BLOCKS, LOOK, Finding
 from .naming import NUMBERED, Names
 
+PUT_BY_PEFT = ("classifier", "score")
+"""What PEFT puts into modules_to_save of every classifier by itself, whichever of the two the model has."""
+
 
 def findings(base: Weights, adapter: Adapter, pairing: Pairing) -> Iterator[Finding]:
     """For an adapter whose tensors were read and whose settings a merge knows; nothing for others."""
@@ -61,7 +64,10 @@ def _idle_patterns(base: Weights, adapter: Adapter, trained: set[str]) -> Iterat
     idle = adapter.idle_patterns(trained)
     numbers = {int(match["number"]) for name in (*base.tensors, *trained) if (match := NUMBERED.search(f"{name}."))}
     idle += [f"layers_to_transform {layer}" for layer in adapter.idle_layers(numbers)]
-    idle += [f"modules_to_save {name}" for name in adapter.saved_modules if not any(_means(name, module) for module in trained)]
+    saved = [name for name in adapter.saved_modules if not any(_means(name, module) for module in trained)]
+    if adapter.saved_modules and set(adapter.saved_modules) <= set(PUT_BY_PEFT) and len(saved) < len(adapter.saved_modules):
+        saved = []
+    idle += [f"modules_to_save {name}" for name in saved]
     if idle:
         yield Finding(
             "idle patterns",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..models.adapter import PLAIN_INITS, Adapter
-from ..models.adapter_keys import PREFIX, take_apart
+from ..models.adapter_keys import take_apart
 from .findings import Serving
 
 VLLM, SGLANG = "vllm", "sglang"
@@ -69,7 +69,7 @@ SGLANG_SETTINGS = {
 def serving(adapter: Adapter, against: tuple[str, ...] = ()) -> tuple[Serving, ...]:
     """The verdict of each engine. `against` are reasons found elsewhere that hold for all of them."""
     return tuple(
-        Serving(engine, TITLES[engine], (*rule(adapter), *_unread_keys(adapter), *against), rank(engine, adapter), _unsure(engine, adapter))
+        Serving(engine, TITLES[engine], (*rule(adapter), *against), rank(engine, adapter), _unsure(engine, adapter))
         for engine, rule in RULES.items()
     )
 
@@ -95,6 +95,8 @@ def _vllm(adapter: Adapter) -> Iterator[str]:
         yield f"peft_type is not read: it would take {adapter.peft_type} for LoRA"
     if tower := next((module for module, tower in _outside(adapter) if tower), None):
         yield f"{tower} and what else sees or hears is left out, unless the server has --enable-tower-connector-lora"
+    if odd := _odd_key(adapter):
+        yield f"keys such as {odd} are refused, or left out without a word"
     if adapter.highest_rank > VLLM_RANKS[-1]:
         yield f"rank {adapter.highest_rank} is above {VLLM_RANKS[-1]}, the most that --max-lora-rank takes"
 
@@ -134,17 +136,17 @@ def _missing(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"adapter_config.json lacks {', '.join(absent)}"
 
 
-def _unread_keys(adapter: Adapter) -> Iterator[str]:
-    """Keys that an engine finds no module for; vLLM then says that it loaded the adapter, and answers as the base."""
-    keys = [(name, take_apart(name)) for name in adapter.tensors]
-    wrapped = next((name for name, key in keys if key.part and (key.wrappers or key.adapter or not name.startswith(PREFIX))), None)
-    if wrapped:
-        yield f"its keys are not as PEFT writes them ({wrapped}), so that modules would be left out without a word"
+def _odd_key(adapter: Adapter) -> str:
+    """A key with a wrapper's or an adapter's name in it, or ""."""
+    keys = ((name, take_apart(name)) for name in adapter.tensors)
+    return next((name for name, key in keys if key.part and (key.wrappers or key.adapter)), "")
 
 
 def _unsure(engine: str, adapter: Adapter) -> str:
     if engine == VLLM and adapter.config.get("target_parameters"):
         return "target_parameters only for models whose experts vLLM keeps fused (not tried)"
+    if engine == SGLANG and _odd_key(adapter):
+        return "what it makes of the names of wrappers in the keys was not tried"
     if adapter.pickled:
         return "its keys were not read, they lie in a pickle"
     return ""
