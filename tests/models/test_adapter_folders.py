@@ -60,7 +60,10 @@ def model(folder: Path) -> Path:
 FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing there": (lambda f: f, "is not there"),
     "a file": (lambda f: write_tensors(f, {}), "is a file"),
-    "checkpoints": (lambda f: named(f, "checkpoint-500", "checkpoint-1000"), r"below it: checkpoint-500, checkpoint-1000.*checkpoint-1000\."),
+    "checkpoints": (
+        lambda f: named(f, "checkpoint-500", "checkpoint-1000"),
+        r"below it: checkpoint-500, checkpoint-1000.*checkpoint-1000\.",
+    ),
     "two by name": (lambda f: named(f, "policy", "reference"), "below it: policy, reference"),
     "config, then checkpoints": (lambda f: named(config_alone(f), "checkpoint-7"), "neither .* below it: checkpoint-7"),
     "whole shards": (lambda f: sharded(f, (1, 2), (2, 2)), "in 2 shards .*save_file"),

@@ -12,10 +12,20 @@ from labkit.models.headers import read_header
 from labkit.models.tensor_numbers import Numbers, matrix, same
 
 BYTES = {
-    "F32": {"nan": struct.pack("<f", float("nan")), "inf": struct.pack("<f", float("-inf")), "one": struct.pack("<f", 1), "-0": struct.pack("<f", -0.0)},
+    "F32": {
+        "nan": struct.pack("<f", float("nan")),
+        "inf": struct.pack("<f", float("-inf")),
+        "one": struct.pack("<f", 1),
+        "-0": struct.pack("<f", -0.0),
+    },
     "F16": {"nan": b"\x01\x7e", "inf": b"\x00\xfc", "one": b"\x00\x3c", "-0": b"\x00\x80"},
     "BF16": {"nan": b"\xc0\x7f", "inf": b"\x80\xff", "one": b"\x80\x3f", "-0": b"\x00\x80"},
-    "F64": {"nan": struct.pack("<d", float("nan")), "inf": struct.pack("<d", float("inf")), "one": struct.pack("<d", 1), "-0": struct.pack("<d", -0.0)},
+    "F64": {
+        "nan": struct.pack("<d", float("nan")),
+        "inf": struct.pack("<d", float("inf")),
+        "one": struct.pack("<d", 1),
+        "-0": struct.pack("<d", -0.0),
+    },
 }
 
 
