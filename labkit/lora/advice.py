@@ -24,7 +24,7 @@ FIXES = {
     "tied pair": "train without lm_head and embed_tokens, or whole (modules_to_save). If changing both is what you want: "
     'labkit.lora.merge(..., method="peft", accept=["tied pair"]).',
     "tensor type": "Merge into the base in bf16, and quantise the result.",
-    "vocabulary": "Resize the base's embeddings first (transformers: resize_token_embeddings), or train without added tokens.",
+    "vocabulary": "Resize the base's embeddings to it first (transformers: resize_token_embeddings), or train without added tokens.",
     "lora_alpha": "Put the lora_alpha of the training into adapter_config.json (VERL's merger writes 0 when it does not find it).",
     "target modules": "Compare target_modules with the base's module names.",
     "wrapped names": "Save from the model inside (accelerate: unwrap_model; torch.compile: model._orig_mod) if others are to read it.",

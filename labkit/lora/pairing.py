@@ -8,7 +8,7 @@ Names and shapes are those that PEFT 0.21.2 writes and loads. Used by notebook 0
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..models.adapter import PEFT_MERGES, PROMPTS, Adapter
 from ..models.adapter_keys import Key, take_apart
@@ -233,11 +233,14 @@ class _Pairer:
         breaks = "Only fp32, fp16 and bf16 can be merged; anything smaller is quantised, and a delta added to it is lost in rounding."
         self._note("tensor type", "tensors are of a type that cannot be merged", breaks, str(tensor))
 
-    def _note_shape(self, where: str, target: Tensor, shape: Iterable[int]) -> None:
+    def _note_shape(self, where: str, target: Tensor, shape: Sequence[int]) -> None:
         theirs, ours = " x ".join(map(str, shape)), " x ".join(map(str, target.shape))
         kind = "vocabulary" if target.name.split(".")[-2] in TIED_MODULES else "base mismatch"
         what = "embeddings have another number of rows than the base's" if kind == "vocabulary" else "shapes differ from the base's"
-        breaks = "The tokens that were added have no rows." if kind == "vocabulary" else "It was trained on another model."
+        breaks = "It was trained on another model."
+        if kind == "vocabulary":
+            more = shape[0] > target.shape[0]
+            breaks = "The tokens that were added have no rows." if more else "The model that was trained had fewer rows."
         self._note(kind, what, breaks, f"{where}: {theirs} against {ours}")
 
     def _note_rank(self, module: str, stored: int, rank: int) -> None:

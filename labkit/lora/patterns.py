@@ -64,6 +64,7 @@ def _idle_patterns(base: Weights, adapter: Adapter, trained: set[str]) -> Iterat
     idle = adapter.idle_patterns(trained)
     numbers = {int(match["number"]) for name in (*base.tensors, *trained) if (match := NUMBERED.search(f"{name}."))}
     idle += [f"layers_to_transform {layer}" for layer in adapter.idle_layers(numbers)]
+    idle += [f"exclude_modules {name}" for name in adapter.idle_excludes([*_modules(base), *trained])]
     saved = [name for name in adapter.saved_modules if not any(_means(name, module) for module in trained)]
     if adapter.saved_modules and set(adapter.saved_modules) <= set(PUT_BY_PEFT) and len(saved) < len(adapter.saved_modules):
         saved = []

@@ -15,15 +15,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ..models.adapter import Adapter
-from ..models.tensor_numbers import EXPONENTS, matrix
+from ..models.headers import Tensor
+from ..models.tensor_numbers import EXPONENTS, matrix, rows
 from .changes import Change
 from .findings import LOOK, Finding
 
-PROBED = 5
-LARGEST = 64 * 2**20
-"""Elements of a weight that is looked at; larger ones are left out."""
+PROBED = 4
+"""Modules that are looked at, spread over the adapter's."""
 SHARE, NOISE = 0.05, 6.0
 """A part of W has a cosine of its share of W; what has nothing to do with W has about 1 / sqrt(elements), and stays below NOISE of that."""
 LEFT_BY_TRAINING = re.compile(r"(?i)(pissa|olora|corda|loftq|lora_?ga)[-_]?(init|backup|residual)")
@@ -58,24 +59,36 @@ def findings(adapter: Adapter, changes: Sequence[Change]) -> Iterator[Finding]:
 
 def _shares(changes: Sequence[Change]) -> dict[str, float]:
     """Module -> cosine of its delta and its weight, in units of what would be suspicious, for a few modules."""
-    import numpy as np
-
     plain = [change for change in changes if change.a is not None and not change.rounds and _readable(change)]
     step = max(1, len(plain) // PROBED)
     shares = {}
     for change in plain[::step][:PROBED]:
         assert change.a is not None and change.b is not None
-        a, b, weight = matrix(change.a), matrix(change.b), matrix(change.target)
-        weight = weight.T if change.transposed else weight
-        with np.errstate(all="ignore"):
-            product = float(np.sum((b.T @ weight) * a))
-            size = math.sqrt(max(0.0, float(np.sum((b.T @ b) * (a @ a.T))))) * float(np.linalg.norm(weight))
-        limit = max(SHARE, NOISE / math.sqrt(weight.size))
-        cosine = product / size if size and math.isfinite(product) and math.isfinite(size) else 0.0
-        shares[change.module] = cosine * math.copysign(1.0, change.scale) / limit
+        a, b = matrix(change.a), matrix(change.b)
+        left, right = (a.T, b.T) if change.transposed else (b, a)
+        shares[change.module] = _cosine(left, right, change.target) * math.copysign(1.0, change.scale) / _limit(change.target)
     return shares
+
+
+def _limit(weight: Tensor) -> float:
+    return max(SHARE, NOISE / math.sqrt(math.prod(weight.shape)))
+
+
+def _cosine(left: Any, right: Any, weight: Tensor) -> float:
+    """Of `left` @ `right`, which is never made, and the weight, of which a few rows are read at a time; 0 where it is not to be told."""
+    import numpy as np
+
+    product = square = 0.0
+    first = 0
+    with np.errstate(all="ignore"):
+        for part in rows(weight):
+            product += float(np.sum((left[first : first + len(part)].T @ part) * right))
+            square += float(np.sum(part * part))
+            first += len(part)
+        size = math.sqrt(max(0.0, float(np.sum((left.T @ left) * (right @ right.T)))) * square)
+    return product / size if size and math.isfinite(product) and math.isfinite(size) else 0.0
 
 
 def _readable(change: Change) -> bool:
     tensors = (change.a, change.b, change.target)
-    return math.prod(change.target.shape) <= LARGEST and all(tensor is not None and tensor.dtype in EXPONENTS for tensor in tensors)
+    return len(change.target.shape) == 2 and all(tensor is not None and tensor.dtype in EXPONENTS for tensor in tensors)

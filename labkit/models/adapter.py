@@ -146,9 +146,7 @@ class Adapter:
 
     def idle_targets(self, modules: Iterable[str]) -> list[str]:
         """The entries of `target_modules` that match none of `modules`."""
-        targets, names = self.config.get("target_modules"), list(modules)
-        entries: list[str | list[str]] = [targets] if isinstance(targets, str) else [[entry] for entry in targets or ()]
-        return [entry if isinstance(entry, str) else entry[0] for entry in entries if not any(_named(entry, name) for name in names)]
+        return self._idle("target_modules", modules)
 
     def idle_patterns(self, modules: Iterable[str]) -> list[str]:
         """The keys of alpha_pattern and rank_pattern that match none of `modules`, as "alpha_pattern k_projj"."""
@@ -159,6 +157,15 @@ class Adapter:
             for pattern in self.config.get(setting) or {}
             if not any(_matches(pattern, name) for name in names)
         ]
+
+    def idle_excludes(self, modules: Iterable[str]) -> list[str]:
+        """The entries of `exclude_modules` that match none of `modules`."""
+        return self._idle("exclude_modules", modules)
+
+    def _idle(self, setting: str, modules: Iterable[str]) -> list[str]:
+        given, names = self.config.get(setting), list(modules)
+        entries: list[str | list[str]] = [given] if isinstance(given, str) else [[entry] for entry in given or ()]
+        return [entry if isinstance(entry, str) else entry[0] for entry in entries if not any(_named(entry, name) for name in names)]
 
     def idle_layers(self, layers: Iterable[int]) -> list[int]:
         """The numbers in `layers_to_transform` that are none of `layers`."""

@@ -68,8 +68,8 @@ def no_weights(folder: Path) -> LabError:
 
 
 def adapters_below(folder: Path) -> list[str]:
-    """Folders directly in `folder` that are adapters, checkpoints by their step."""
-    found = [path.parent.name for path in folder.glob(f"*/{CONFIG}")]
+    """Folders in `folder`, one or two levels down, that are adapters; checkpoints by their step."""
+    found = [path.parent.relative_to(folder).as_posix() for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG}")]
     return sorted(found, key=lambda name: (int(number[0]) if (number := re.findall(r"\d+$", name)) else -1, name))
 
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from ..common.errors import LabError, VerificationError
 from . import class_defaults
+from .other_folders import no_config, no_safetensors
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -43,7 +44,6 @@ ITEM_BYTES = {
 ITEM_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 """Types of the format whose items fill whole bytes."""
 NOT_THE_MODEL = ("adapter_model.safetensors", "consolidated.safetensors")
-CONSOLIDATED = "consolidated*.safetensors"
 WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Ends of the names of architectures that have an output head."""
 SHARD = re.compile(r".*-\d+-of-(\d+)\.safetensors")
@@ -146,7 +146,9 @@ class Weights:
         damaged file, or an index that does not fit its shards.
         """
         folder = Path(folder).expanduser().absolute()
-        config = read_json(folder / "config.json", missing=f"{folder} is no model folder: it has no config.json.")
+        if not (folder / "config.json").is_file():
+            raise LabError(*no_config(folder))
+        config = read_json(folder / "config.json")
         index = _index(folder)
         tensors: dict[str, Tensor] = {}
         for name in _files(index):
@@ -175,6 +177,9 @@ class Weights:
     @property
     def tied(self) -> bool:
         """Whether input embedding and output head are one tensor: by config.json, by its class's default, else where no head is stored."""
+        architectures = [str(name) for name in self.config.get("architectures") or ()]
+        if architectures and not any(name.endswith(WRITERS) for name in architectures):
+            return False  # an embedding model, a classifier: there is no such head
         said = class_defaults.tied(self.config)
         return said if said is not None else self.headless
 
@@ -224,7 +229,7 @@ def _files(index: Index) -> list[str]:
             cause = f"{INDEX} is missing in {folder}, which its {len(unindexed)} shards need."
             raise VerificationError(cause, "Download or make this model again.")
     if not names:
-        raise _no_safetensors(folder)
+        raise LabError(*no_safetensors(folder))
     if absent := index.absent():
         raise VerificationError(
             f"{', '.join(str(folder / name) for name in absent)} is missing; {INDEX} names it.",
@@ -244,22 +249,6 @@ def _require_one_model(folder: Path, names: list[str], there: list[str]) -> None
     if len(counts) > 1:
         cause = f"{INDEX} in {folder} names shards of {' and of '.join(counts)}: of two savings."
         raise VerificationError(cause, "Download or make this model again.")
-
-
-def _no_safetensors(folder: Path) -> LabError:
-    if consolidated := sorted(path.name for path in folder.glob(CONSOLIDATED)):
-        return LabError(
-            f"{folder} holds {consolidated[0]}, the format of Mistral's own tools: its tensors have other names than transformers'.",
-            "Download the model's other files too (model-*-of-*.safetensors), or a repository that has them.",
-        )
-    if pickles := sorted(path.name for pattern in ("pytorch_model*.bin", "*.pth", "*.pt") for path in folder.glob(pattern)):
-        return LabError(
-            f"{folder} holds its weights as Python pickles ({pickles[0]}): reading one can run any program that its author put in.",
-            "Download the model's safetensors. If it has none and you trust it, save it with transformers: save_pretrained.",
-        )
-    if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
-        return LabError(f"{folder} holds {ggufs[0]}: GGUF is a quantised format of llama.cpp.", "Download the model's safetensors.")
-    return LabError(f"{folder} holds no safetensors file.", "Only safetensors can be read without running what is in the file.")
 
 
 def _header_of(path: Path) -> dict[str, Tensor]:

@@ -53,25 +53,35 @@ class Numbers:
             self.zero.add(name)
 
 
-def blocks(tensor: Tensor, word: str) -> Iterator[Any]:
-    """The tensor's bits as integers of the type `word`, a block at a time."""
+def blocks(tensor: Tensor, word: str, size: int = BLOCK_BYTES) -> Iterator[Any]:
+    """The tensor's bits as integers of the type `word`, `size` bytes at a time."""
     import numpy as np
 
     with tensor.file.open("rb") as stream:
         stream.seek(tensor.offset)
-        for done in range(0, tensor.bytes, BLOCK_BYTES):
-            yield np.frombuffer(stream.read(min(BLOCK_BYTES, tensor.bytes - done)), word)
+        for done in range(0, tensor.bytes, size):
+            yield np.frombuffer(stream.read(min(size, tensor.bytes - done)), word)
 
 
-def matrix(tensor: Tensor) -> Any:
-    """A whole tensor in fp32; it must be of a type in EXPONENTS."""
+def rows(tensor: Tensor) -> Iterator[Any]:
+    """A matrix of a type in EXPONENTS in fp32, a few rows at a time."""
     import numpy as np
 
     word, _ = EXPONENTS[tensor.dtype]
-    bits = np.concatenate([*blocks(tensor, word)]) if tensor.bytes else np.empty(0, word)
-    if tensor.dtype == "BF16":
-        return (bits.astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
-    return bits.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float32).reshape(tensor.shape)
+    width = tensor.bytes // max(1, tensor.shape[0])
+    for bits in blocks(tensor, word, max(1, BLOCK_BYTES // max(1, width)) * width or BLOCK_BYTES):
+        if tensor.dtype == "BF16":
+            numbers = (bits.astype(np.uint32) << 16).view(np.float32)
+        else:
+            numbers = bits.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float32)
+        yield numbers.reshape(-1, *tensor.shape[1:])
+
+
+def matrix(tensor: Tensor) -> Any:
+    """The whole of it; for small ones."""
+    import numpy as np
+
+    return np.concatenate([*rows(tensor)])
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:

@@ -188,6 +188,8 @@ def test_a_part_of_the_base_is_no_ordinary_adapter(tmp_path: Path, how: str, siz
         ({"layers_to_transform": [0, 1, 30]}, "layers_to_transform 30"),
         ({"layers_to_transform": 7}, "layers_to_transform 7"),
         ({"modules_to_save": ["lm_headd"]}, "modules_to_save lm_headd"),
+        ({"exclude_modules": ["lm_head", "k_projj"]}, "exclude_modules k_projj"),
+        ({"exclude_modules": r".*vision.*"}, "exclude_modules .*vision.*"),
     ],
 )
 def test_settings_that_nothing_answers_to(base: Path, tmp_path: Path, change: dict[str, Any], named: str) -> None:
@@ -341,6 +343,29 @@ def test_two_models_in_one_folder(base: Path, harm: Callable[[Path], None], said
     harm(base)
     with pytest.raises((LabError, VerificationError), match=said):
         Weights.read(base)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("snapshots/ab12", "there is one in snapshots/ab12"), ("checkpoint-9", "there is one in checkpoint-9")]
+)
+def test_a_base_a_level_or_two_down_is_named(tmp_path: Path, place: str, said: str) -> None:
+    (tmp_path / "above" / place).parent.mkdir(parents=True)
+    write_base(tmp_path / "above" / place)
+    with pytest.raises(LabError, match=said) as caught:
+        Weights.read(tmp_path / "above")
+    assert place in caught.value.fix
+
+
+def test_an_adapter_in_the_base_s_place(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="it is an adapter"):
+        Weights.read(write_adapter(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3Model", "Qwen3ForSequenceClassification"])
+def test_without_a_head_nothing_is_tied(tmp_path: Path, architecture: str) -> None:
+    base = write_base(tmp_path / "base", headless(), tie_word_embeddings=True, architectures=[architecture])
+    tensors = pairs() | {f"{EMBEDDING}.lora_embedding_A": ("F32", (4, 10)), f"{EMBEDDING}.lora_embedding_B": ("F32", (8, 4))}
+    assert check(base, write_adapter(tmp_path / "adapter", tensors, target_modules=["q_proj", "down_proj", "embed_tokens"]))
 
 
 @pytest.mark.parametrize(
