@@ -51,6 +51,9 @@ def findings(adapter: Adapter, changes: Sequence[Change]) -> Iterator[Finding]:
         signs.append("init_lora_weights is lora_ga")
     if LEFT_BY_TRAINING.search(adapter.folder.name):
         signs.append(f"the folder is called {adapter.folder.name}")
+    elif "convert" not in adapter.folder.name.lower():
+        beside = sorted(path.name for path in adapter.folder.parent.glob("*_init") if LEFT_BY_TRAINING.search(path.name) and path.is_dir())
+        signs += [f"{name} lies beside it" for name in beside]
     if signs:
         what = f"the adapter may belong to a base that its training changed: {'; '.join(signs)}"
         fix = f"If it was not converted: {FIX}"

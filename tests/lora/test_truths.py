@@ -181,6 +181,28 @@ def test_a_part_of_the_base_is_no_ordinary_adapter(tmp_path: Path, how: str, siz
 
 
 @pytest.mark.parametrize(
+    ("name", "beside", "config", "feared"),
+    [
+        ("checkpoint-5", "loftq_init", {}, True),
+        ("pissa_converted", "pissa_init", {}, False),
+        ("checkpoint-5", "model_init", {}, False),
+        ("adapter", "", {"loftq_config": {"loftq_bits": 4}}, True),
+        ("adapter", "", {"corda_config": {"corda_method": "kpm"}}, True),
+        ("adapter", "", {"init_lora_weights": "lora_ga"}, True),
+        ("adapter", "", {"loftq_config": {}, "corda_config": None, "init_lora_weights": "eva"}, False),
+    ],
+)
+def test_signs_of_a_base_that_training_changed(
+    base: Path, tmp_path: Path, name: str, beside: str, config: dict[str, Any], feared: bool
+) -> None:
+    adapter = write_adapter(tmp_path / name, **config)
+    if beside:
+        (tmp_path / beside).mkdir()
+    report = check(base, adapter)
+    assert [finding.severity for finding in report["residual base"]] == ([LOOK] if feared else [])
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"alpha_pattern": {"base_model.model.model.layers.0.self_attn.q_proj": 128}}, "alpha_pattern base_model"),
