@@ -118,10 +118,10 @@ def merge(
             raise SettingError(f"{target} and {source} lie in one another.", "Give a folder beside them.")
     with ExitStack() as stack:
         whole = stack.enter_context(_unpickled(read)) if read.pickled else read
-        report, pairing = look(weights, whole, started=started)
-        _require_mergeable(report, method, accept)
-        job = _Merge(weights, whole, target, pairing, method, tokenizer)
+        job = _Merge(weights, whole, target, method, tokenizer)
         job.require_new()
+        report, job.pairing = look(weights, whole, started=started)
+        _require_mergeable(report, method, accept)
         done = job.run(resume)
     return replace(done, seconds=time.monotonic() - started, report=report)
 
@@ -151,8 +151,8 @@ def _unpickled(adapter: Adapter) -> Iterator[Adapter]:
 class _Merge:
     """One merge: its draft, its worker, its finish."""
 
-    def __init__(self, base: Weights, adapter: Adapter, target: Path, pairing: Pairing, method: str, tokenizer: str) -> None:
-        self.base, self.adapter, self.target, self.pairing = base, adapter, target, pairing
+    def __init__(self, base: Weights, adapter: Adapter, target: Path, method: str, tokenizer: str) -> None:
+        self.base, self.adapter, self.target, self.pairing = base, adapter, target, Pairing()
         self.method, self.tokenizer = method, tokenizer
         self.inputs = drafts.inputs(base, adapter, method)
         self.draft = Draft(target, self.inputs)

@@ -43,7 +43,10 @@ def findings(adapter: Adapter, changes: Sequence[Change]) -> Iterator[Finding]:
     high = [name for name, share in shares.items() if share >= 1]
     breaks = "Merged or served, the base has that part twice: the answers are noise, without an error."
     if high and 2 * len(high) > len(shares):
-        what = f"the adapter holds parts of the base's own weights, as PiSSA and OLoRA take them out before training (first {high[0]})"
+        what = (
+            f"what the adapter adds is a part of the base's own weights (first {high[0]}): as PiSSA and OLoRA take one out before training, "
+            "or because the base has this adapter in it already"
+        )
         yield Finding("residual base", what, adapter.folder.name, breaks, FIX)
         return
     signs = [f"{name} is set" for name in CONFIGS if adapter.config.get(name)]

@@ -38,7 +38,7 @@ REFUSED = {
     "tied-head": "one tensor in this base",
     "tied-apart": "one tensor in this base",
     "tied-by-default": "one tensor in this base",
-    "backup": "parts of the base's own weights",
+    "backup": "a part of the base's own weights",
     "untrained": "lora_A or lora_B is zero",
 }
 
