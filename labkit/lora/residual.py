@@ -44,7 +44,7 @@ def findings(adapter: Adapter, changes: Sequence[Change]) -> Iterator[Finding]:
     breaks = "Merged or served, the base has that part twice: the answers are noise, without an error."
     if high and 2 * len(high) > len(shares):
         what = (
-            f"what the adapter adds is a part of the base's own weights (first {high[0]}): as PiSSA and OLoRA take one out before training, "
+            f"what the adapter adds is a part of the base's own weights (first {high[0]}): as PiSSA and OLoRA take it out in training, "
             "or because the base has this adapter in it already"
         )
         yield Finding("residual base", what, adapter.folder.name, breaks, FIX)
