@@ -120,9 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     merge = _word(words, "merge", _merge, "check a LoRA adapter and merge it into its base · 检查并合并 LoRA")
     merge.add_argument("base", help="a profile, or the folder of the base model")
     merge.add_argument("adapter", help="the folder with adapter_config.json")
-    merge.add_argument("out", help="the folder to make; it must not exist, or be empty")
+    merge.add_argument("out", nargs="?", help="the folder to make; it must not exist, or be empty (not needed with --check-only)")
     merge.add_argument("--check-only", action="store_true", help="say what was found and stop")
     merge.add_argument("--method", default="labkit", choices=["labkit", "peft"], help="peft: with the whole model in memory")
+    merge.add_argument("--tokenizer", default="base", choices=["base", "adapter"], help="whose tokenizer and chat template the result gets")
+    merge.add_argument("--accept", action="append", default=[], metavar="KIND", help="go on with findings of this kind; may be repeated")
+    merge.add_argument("--allow-pickle", action="store_true", help="read an adapter_model.bin (tensors only)")
     return parser
 
 
@@ -278,8 +281,12 @@ def _merge(chosen: argparse.Namespace) -> int:
     from .models.profiles import profile
 
     base = profile(chosen.base).folder() if chosen.base in profiles() else chosen.base
-    report = lora.check(base, chosen.adapter)
+    report = lora.check(base, chosen.adapter, allow_pickle=chosen.allow_pickle)
     print(report)
-    if report and not chosen.check_only:
-        print(lora.merge(base, chosen.adapter, chosen.out, method=chosen.method))
-    return 0 if report else 1
+    if chosen.check_only:
+        return 0 if report else 1
+    if not chosen.out:
+        raise LabError("./lab merge has no folder to merge to.", "./lab merge BASE ADAPTER OUT, or --check-only.")
+    options = {name: getattr(chosen, name) for name in ("method", "tokenizer", "accept", "allow_pickle")}
+    print(lora.merge(base, chosen.adapter, chosen.out, **options))
+    return 0

@@ -1,9 +1,10 @@
-"""Model and adapter folders written by hand, numbers all zero: what headers and config files say is all that is tried."""
+"""Model and adapter folders written by hand, with small random numbers."""
 
 from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,27 @@ LORA: dict[str, Any] = {
 PREFIX = "base_model.model."
 
 
-def write_tensors(path: Path, tensors: Shapes) -> Path:
-    """A safetensors file of zeros."""
+def write_tensors(path: Path, tensors: Shapes, numbers: Mapping[str, bytes] | None = None) -> Path:
+    """A safetensors file of small random numbers, the same ones each time; those of `numbers` are the bytes given there, repeated."""
     header: dict[str, Any] = {}
-    end = 0
+    content = bytearray()
     for name, (dtype, shape) in tensors.items():
-        size = math.prod(shape) * ITEM_BYTES[dtype]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
-        end += size
+        item = ITEM_BYTES[dtype]
+        size = math.prod(shape) * item
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(content), len(content) + size]}
+        given = (numbers or {}).get(name)
+        content += given * (size // len(given)) if given else small_numbers(f"{path.parent.name} {name}", size, item)
     text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
     return path
+
+
+def small_numbers(seed: str, size: int, item: int) -> bytes:
+    """Of every type with a sign bit and an exponent in front: 0x3c and 0xbc begin a small number, above zero and below."""
+    drawn = random.Random(seed)
+    content = bytearray(drawn.randbytes(size))
+    content[item - 1 :: item] = bytes(drawn.choices((0x3C, 0xBC), k=size // item))
+    return bytes(content)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lora_folders import write_adapter, write_base
 
 from labkit import cli
 from labkit.cli import main
@@ -125,3 +126,23 @@ def test_following_a_log_ends_with_the_last_words_of_the_server(tmp_path: Path, 
     Ending.log.write_text("what `logs` showed")
     cli._follow(Ending(), errors=False)  # type: ignore[arg-type]
     assert capsys.readouterr().out == " was there\nserving\nkilled\n"
+
+
+def test_merge_checks_without_a_place_to_merge_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, adapter = write_base(tmp_path / "base"), write_adapter(tmp_path / "adapter", use_rslora=True)
+    assert cli.main(["merge", "--check-only", str(base), str(adapter)]) == 0
+    said = capsys.readouterr().out
+    assert "vLLM 0.32.0 can serve it unmerged" in said and "SGLang 0.5.19 cannot serve it unmerged" in said
+    assert cli.main(["merge", str(base), str(adapter)]) == 1
+    assert "no folder to merge to" in capsys.readouterr().err
+
+
+def test_merge_goes_on_only_with_what_was_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, adapter = write_base(tmp_path / "base"), write_adapter(tmp_path / "adapter")
+    (adapter / "value_head.bin").write_bytes(b"trained")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("dear")
+    words = ["merge", str(base), str(adapter)]
+    assert cli.main([*words, "--check-only"]) == 1
+    assert cli.main([*words, str(tmp_path / "new")]) == 1
+    assert "value_head.bin" in capsys.readouterr().err and not (tmp_path / "new").exists()

@@ -1,8 +1,8 @@
-"""Whether an adapter fits its base, before anything is merged or served: config files and safetensors headers only.
+"""Whether an adapter fits its base, before anything is merged or served: config files, safetensors headers, and the adapter's numbers.
 
-Covers: chat template, RoPE, tokenizer and special tokens, vocabulary size, generation settings, types, target modules, rank
-against a server's --max-lora-rank, lora_alpha 0, another base, quantised bases, what vLLM does not hot-load.
-Does not cover: the numbers (a lora_B of zeros shows only when merged: `merge` refuses it), quality (`compare`).
+Covers: chat template, tokenizer and special tokens, vocabulary size, generation settings, types; through the modules beside this one
+the base (`configs`, `quantised`), names and shapes (`pairing`, `patterns`), numbers (`numbers`, `residual`), weights trained beside the
+adapter (`beside`), and whether an engine can serve it unmerged (`servable`). Does not cover: the base's numbers, quality (`compare`).
 Used by notebook 06 as `labkit.lora.check`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,40 +19,118 @@ from typing import Any
 from ..models.adapter import Adapter
 from ..models.headers import Weights
 from ..models.manifests import read as read_manifest
-from .findings import LOOK, CheckReport, Finding
-from .pairing import Pairing, pair
+from . import beside, companions, configs, numbers, patterns, quantised, residual
+from .changes import Pairing
+from .findings import BLOCKS, LOOK, CheckReport, Finding, Serving
+from .pairing import pair
+from .servable import VLLM, VLLM_DEFAULT_RANK, serving
 from .tokenizers import Tokenizer, json_if_there
 
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
-ROPE = ("rope_scaling", "rope_theta", "rope_parameters", "max_position_embeddings")
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 QUANTISED_NAME = re.compile(r"(?i)(^|[-_./])(bnb|4bit|8bit|int4|int8|nf4|awq|gptq|gguf|fp8|w4a16|w8a8)($|[-_./])")
-VLLM_SAVED = ("classifier", "score")
-SERVED_FIX = "Merge it (labkit.lora.merge) and serve the merged model."
+PACKED = ("base mismatch", "tensor type", "target modules", "layer kind", "empty")
+"""Findings that a quantised base brings about by itself."""
+KINDS_AGAINST = {
+    "residual base": "it belongs to another base",
+    "empty tensors": "its tensors are empty",
+    "numbers": "its numbers are broken",
+    "no such head": "its head belongs to another model",
+    "base mismatch": "it does not fit this base",
+    "untrained": "it changes nothing",
+    "lora_alpha": "it changes nothing",
+    "trained beside": "what was trained beside it is not read",
+}
+"""Blocking findings that keep any engine from serving the adapter rightly, whatever it reads."""
 
 
-def check(base: Path | str, adapter: Path | str, *, max_lora_rank: int | None = None, allow_pickle: bool = False) -> CheckReport:
+def check(
+    base: Path | str, adapter: Path | str, *, max_lora_rank: int | None = None, engine: str | None = None, allow_pickle: bool = False
+) -> CheckReport:
     """Hold the adapter folder against the base folder; the report is true when nothing blocks.
 
-    `max_lora_rank` is the server's flag (vLLM's default is 16): with it, what vLLM does not hot-load is reported too. Files in the
-    adapter's folder that training wrote beside it (tokenizer, template, config) are compared with the base's; where there are
-    none, there is nothing to compare. Reads config files and headers only: well under 2 s for an 8B model; writes nothing.
+    `engine` ("vllm", "sglang") is the one that shall serve it beside the base, `max_lora_rank` that server's flag (vLLM's default is 16;
+    alone it means vLLM): what that engine cannot serve then blocks; without them it is only told. Files in the adapter's folder that
+    training wrote beside it (tokenizer, template, config) are compared with the base's; where there are none, there is nothing to
+    compare. Reads config files, headers and the adapter's numbers (not a pickle's): a second for each GB of adapter; writes nothing.
 
     Raises `LabError` for folders that are no base or no adapter and for a pickle, `VerificationError` for damaged files.
     """
     started = time.monotonic()
-    return look(Weights.read(base), Adapter.read(adapter, allow_pickle=allow_pickle), started=started, max_lora_rank=max_lora_rank)[0]
+    read = Adapter.read(adapter, allow_pickle=allow_pickle)
+    engine = engine or (VLLM if max_lora_rank is not None else None)
+    return look(Weights.read(base), read, started=started, max_lora_rank=max_lora_rank, engine=engine)[0]
 
 
-def look(base: Weights, adapter: Adapter, *, started: float, max_lora_rank: int | None = None) -> tuple[CheckReport, Pairing]:
+def look(
+    base: Weights, adapter: Adapter, *, started: float, max_lora_rank: int | None = None, engine: str | None = None
+) -> tuple[CheckReport, Pairing]:
     """`check` for folders that were read already, with the pairing that it rests on."""
     pairing = pair(base, adapter)
     both = _Both(base, adapter)
-    findings = [*pairing.findings, *(finding for rule in RULES for finding in rule(both))]
-    if max_lora_rank is not None:
-        findings += _serving(both, max_lora_rank)
-    order = sorted(findings, key=lambda finding: finding.severity == LOOK)
-    return CheckReport(base.folder.name, adapter.folder.name, tuple(order), time.monotonic() - started), pairing
+    quantisation = list(quantised.findings(base))
+    tensors = [*pairing.findings, *patterns.findings(base, adapter, pairing)]
+    if quantisation:
+        tensors = [finding for finding in tensors if finding.kind not in PACKED]
+    own = [*numbers.findings(adapter), *residual.findings(adapter, pairing.changes), *beside.findings(adapter)]
+    found = [*quantisation, *own, *tensors, *configs.findings(base, adapter, both.trained, _names(base)), *companions.findings(base)]
+    found += [finding for rule in RULES for finding in rule(both)]
+    engines = serving(adapter, _against(found))
+    found += _serving(adapter, engines, engine, max_lora_rank, _instead(found))
+    order = sorted(found, key=lambda finding: finding.severity == LOOK)
+    return CheckReport(base.folder.name, adapter.folder.name, tuple(order), time.monotonic() - started, engines), pairing
+
+
+def alone(adapter: Adapter, *, engine: str, max_lora_rank: int | None = None) -> CheckReport:
+    """What can be told of an adapter without its base's weights: its numbers, what lies beside it, whether `engine` can serve it."""
+    started = time.monotonic()
+    found = [*numbers.findings(adapter), *beside.findings(adapter)]
+    engines = serving(adapter, _against(found))
+    found += _serving(adapter, engines, engine, max_lora_rank, "labkit.lora.check with the base's weights says whether it can be merged.")
+    order = sorted(found, key=lambda finding: finding.severity == LOOK)
+    return CheckReport("(no base)", adapter.folder.name, tuple(order), time.monotonic() - started, engines)
+
+
+def _names(base: Weights) -> list[str]:
+    """What the base may be called: its folder, its manifest's model and profile, what its own config says."""
+    manifest = read_manifest(base.folder) or {}
+    names = [base.folder.name, manifest.get("model"), manifest.get("profile"), base.config.get("_name_or_path")]
+    return [str(name) for name in names if name]
+
+
+def _against(found: Iterable[Finding]) -> tuple[str, ...]:
+    """What no engine can serve rightly, whatever it reads."""
+    return tuple(
+        dict.fromkeys(KINDS_AGAINST[finding.kind] for finding in found if finding.kind in KINDS_AGAINST and finding.severity == BLOCKS)
+    )
+
+
+def _instead(found: Iterable[Finding]) -> str:
+    """How the adapter can be served all the same, if it can."""
+    blocking = [finding for finding in found if finding.severity == BLOCKS]
+    if not blocking:
+        return "Merge it (labkit.lora.merge) and serve the merged model."
+    if all(finding.peft for finding in blocking):
+        return 'Merge it (labkit.lora.merge(..., method="peft"), with the whole model in memory) and serve the merged model.'
+    return "It cannot be merged as it is either: the other findings say why."
+
+
+def _serving(adapter: Adapter, engines: Iterable[Serving], engine: str | None, limit: int | None, instead: str) -> Iterator[Finding]:
+    """What keeps the engine that was asked about from serving the adapter; without one, what keeps each, to look at."""
+    where = adapter.config_place
+    for verdict in engines:
+        if verdict.engine != (engine or verdict.engine):
+            continue
+        default = VLLM_DEFAULT_RANK if verdict.engine == VLLM and limit is None else limit
+        if default is not None and adapter.highest_rank > default:
+            whose = "" if limit else f", the default of {verdict.title}"
+            what = f"rank {adapter.highest_rank} is above --max-lora-rank {default}{whose}"
+            fix = f"Start the server with max_lora_rank={verdict.rank}, or merge."
+            severity = BLOCKS if engine else LOOK
+            yield Finding("rank above limit", what, where, "The server refuses to load it.", fix, severity)
+        if reasons := [reason for reason in verdict.reasons if reason not in KINDS_AGAINST.values()]:  # those have a finding of their own
+            what = f"{verdict.title} cannot serve it unmerged: {'; '.join(reasons)}"
+            breaks = "The server refuses it, or answers as if a part of it were not there."
+            yield Finding("not servable", what, where, breaks, instead, BLOCKS if engine else LOOK)
 
 
 @dataclass(frozen=True)
@@ -84,33 +162,6 @@ def _template(both: _Both) -> Iterator[Finding]:
             'Serve with --chat-template of the adapter, or merge with tokenizer="adapter".',
             LOOK,
         )
-
-
-def _rope(both: _Both) -> Iterator[Finding]:
-    if not both.trained:
-        return
-    ours, theirs = (_rope_of(config) for config in (both.base.config, both.trained))
-    differ = [f"{name} {theirs.get(name)} against {ours.get(name)}" for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
-    if differ:
-        yield Finding(
-            "rope",
-            f"RoPE differs: {'; '.join(differ)}",
-            "config.json of both",
-            "Positions are turned by other angles than in training: long prompts degrade first.",
-            "Use the base whose config.json has the RoPE of the training.",
-        )
-
-
-def _rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The RoPE settings in one form: transformers 5 keeps in `rope_parameters` what 4 kept in two places."""
-    part = config.get("text_config")
-    config = part if isinstance(part, dict) else config
-    rows: dict[str, Any] = {name: config[name] for name in ("rope_theta", "max_position_embeddings") if config.get(name) is not None}
-    for name in ("rope_scaling", "rope_parameters"):
-        rows |= {key: value for key, value in (config.get(name) or {}).items() if value is not None}
-    older = rows.pop("type", None)
-    rows["rope_type"] = rows.get("rope_type") or older or "default"
-    return rows
 
 
 def _tokens(both: _Both) -> Iterator[Finding]:
@@ -207,17 +258,8 @@ def _types(both: _Both) -> Iterator[Finding]:
 
 
 def _quantised(both: _Both) -> Iterator[Finding]:
-    if both.base.config.get("quantization_config"):
-        method = (both.base.config["quantization_config"] or {}).get("quant_method", "")
-        yield Finding(
-            "quantised base",
-            f"the base is quantised ({method or 'quantization_config'})",
-            f"{both.base.folder.name}/config.json",
-            "A delta added to quantised weights is lost in their rounding.",
-            "Merge into the base in bf16, and quantise the result.",
-        )
-    quantised = both.trained.get("quantization_config") or QUANTISED_NAME.search(both.adapter.base_name)
-    if quantised:
+    quantised_there = both.trained.get("quantization_config") or QUANTISED_NAME.search(both.adapter.base_name)
+    if quantised_there and not quantised.method(both.base):
         yield Finding(
             "trained on quantised",
             f"the adapter was trained on a quantised base ({both.adapter.base_name or 'its config.json says so'})",
@@ -228,66 +270,4 @@ def _quantised(both: _Both) -> Iterator[Finding]:
         )
 
 
-def _same_base(both: _Both) -> Iterator[Finding]:
-    where = both.adapter.config_place
-    differ = [
-        f"{name} {both.trained[name]} against {both.base.config.get(name)}"
-        for name in (*SIZES, "vocab_size", "model_type")
-        if name in both.trained and both.trained[name] != both.base.config.get(name)
-    ]
-    if differ:
-        breaks, fix = "It was trained on another model.", "Name the base that the adapter was trained on."
-        yield Finding("base mismatch", f"the model it was trained on differs: {'; '.join(differ)}", "config.json of both", breaks, fix)
-    name = both.adapter.base_name
-    if not name:
-        what, fix = "the adapter does not say which base it was trained on", "Put base_model_name_or_path into its adapter_config.json."
-        yield Finding("base name", what, where, "Only shapes can be held against the base, and kin of one size share them.", fix, LOOK)
-    elif not _names(both.base) & {_last(name)} and Path(name).expanduser().absolute() != both.base.folder:
-        what = f"the adapter names {name} as its base"
-        fix = f"If {both.base.folder.name} is that model, nothing; else name the right folder."
-        yield Finding(
-            "base name", what, where, "On another model of the same shape it merges without an error, and the result is worse.", fix, LOOK
-        )
-
-
-def _names(base: Weights) -> set[str]:
-    """What the base may be called: its folder, its manifest's model and profile, what its own config says."""
-    manifest = read_manifest(base.folder) or {}
-    names = [base.folder.name, manifest.get("model"), manifest.get("profile"), base.config.get("_name_or_path")]
-    return {_last(str(name)) for name in names if name}
-
-
-def _last(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.rstrip("/").rpartition("/")[2].lower())
-
-
-def _serving(both: _Both, limit: int) -> Iterator[Finding]:
-    """What vLLM refuses to hot-load (0.32.0, `vllm/lora/peft_helper.py`)."""
-    config, where = both.adapter.config, both.adapter.config_place
-    if both.adapter.highest_rank > limit:
-        what = f"rank {both.adapter.highest_rank} is above --max-lora-rank {limit}"
-        fix = f"Start the server with max_lora_rank={_next_rank(both.adapter.highest_rank)}, or merge."
-        yield Finding("rank above limit", what, where, "The server refuses to load it.", fix)
-    unsupported = [f"modules_to_save {name}" for name in both.adapter.saved_modules if name not in VLLM_SAVED]
-    unsupported += ["DoRA"] if both.adapter.dora else []
-    unsupported += [f"bias {config['bias']}"] if config.get("bias", "none") != "none" else []
-    if unsupported:
-        yield Finding(
-            "not servable", f"vLLM does not hot-load: {', '.join(unsupported)}", where, "The server refuses to load it.", SERVED_FIX
-        )
-
-
-def _next_rank(rank: int) -> int:
-    return next((allowed for allowed in (1, 8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)
-
-
-RULES: tuple[Callable[[_Both], Iterator[Finding]], ...] = (
-    _same_base,
-    _quantised,
-    _rope,
-    _tokens,
-    _rows,
-    _template,
-    _generation,
-    _types,
-)
+RULES: tuple[Callable[[_Both], Iterator[Finding]], ...] = (_quantised, _tokens, _rows, _template, _generation, _types)

@@ -19,10 +19,11 @@ from typing import Any
 
 from ..common import files
 from ..common.errors import LabError
-from ..models.adapter import CONFIG, Adapter
+from ..models.adapter import Adapter
+from ..models.adapter_folders import CONFIG
 from ..models.headers import Weights, read_header
+from .companions import JOURNAL
 
-JOURNAL = "labkit-merge.partial.json"
 ARITHMETIC = 1
 """Counts changes to what is computed: shards of an older labkit are not gone on from."""
 
@@ -87,7 +88,9 @@ class Draft:
         """After a failure: whole shards stay for the next call where it may go on from them, everything else goes."""
         if self.shards and resumable:
             for path in self.folder.iterdir():
-                if path.name not in self.shards and path.name != JOURNAL:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name not in self.shards and path.name != JOURNAL:
                     path.unlink()
             with suppress(OSError):  # no room even for the list of them: then they go too
                 return self._save()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..models.headers import Tensor, Weights
 from ..workers.merge_job import ShardJob, TensorChange, TensorData
-from .pairing import Change
+from .changes import Change
 
 BLOCK_BYTES = 8 * 2**20
 

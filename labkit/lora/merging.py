@@ -30,26 +30,22 @@ from ..common import disk, files
 from ..common.amounts import GIB, amount_text
 from ..common.errors import LabError, NoSpace, SettingError
 from ..common.files import require_empty
-from ..models.adapter import CONFIG, NOT_MERGED, WEIGHTS, Adapter
+from ..models.adapter import Adapter
+from ..models.adapter_folders import CONFIG, WEIGHTS
 from ..models.headers import INDEX, Weights, read_header, read_json
 from ..workers import launch
 from ..workers.merge_job import MergeRequest, MergeResult, PeftRequest, UnpickleRequest
 from ..workers.messages import parse
-from . import drafts, layout, tokenizers
+from . import companions, drafts, layout, tokenizers
+from .changes import Pairing
 from .checks import look
-from .drafts import JOURNAL, Draft
+from .companions import RECORD
+from .drafts import Draft
 from .findings import CheckReport
-from .pairing import Pairing
 from .tokenizers import Tokenizer
 
 WORKER = launch.SCRIPTS / "merge_worker.py"
 METHODS = ("labkit", "peft")
-RECORD = "labkit-merge.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
-LEFT_BEHIND = (RECORD, JOURNAL, "labkit.manifest.json", "README.md", "loss.json", "training.json")
-"""Files of the base that say of themselves what the merged folder is not."""
-PEFT_CAN = (*NOT_MERGED, "peft_type", "init_lora_weights", "layer kind", "dora size", "tied embeddings")
-"""Findings that are about labkit's way alone."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +118,10 @@ def merge(
             raise SettingError(f"{target} and {source} lie in one another.", "Give a folder beside them.")
     with ExitStack() as stack:
         whole = stack.enter_context(_unpickled(read)) if read.pickled else read
-        report, pairing = look(weights, whole, started=started)
-        _require_mergeable(report, pairing, method, accept)
-        job = _Merge(weights, whole, target, pairing, method, tokenizer)
+        job = _Merge(weights, whole, target, method, tokenizer)
         job.require_new()
+        report, job.pairing = look(weights, whole, started=started)
+        _require_mergeable(report, method, accept)
         done = job.run(resume)
     return replace(done, seconds=time.monotonic() - started, report=report)
 
@@ -135,12 +131,11 @@ def _require_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise SettingError(f"There is no {name} {value!r}.", f"Use {' or '.join(map(repr, known))}.")
 
 
-def _require_mergeable(report: CheckReport, pairing: Pairing, method: str, accept: Iterable[str]) -> None:
+def _require_mergeable(report: CheckReport, method: str, accept: Iterable[str]) -> None:
     """The findings that block this merge. What cannot be computed is not a matter of taste, except that PEFT may be able to."""
-    ours = {finding.kind for finding in pairing.findings}
-    passed = set(accept) | set(PEFT_CAN) if method == "peft" else set(accept) - ours
-    if report.blocking(passed):
-        raise report.error(passed)
+    accepted, peft = tuple(accept), method == "peft"
+    if report.blocking(accepted, peft=peft):
+        raise report.error(accepted, peft=peft)
 
 
 @contextmanager
@@ -156,8 +151,8 @@ def _unpickled(adapter: Adapter) -> Iterator[Adapter]:
 class _Merge:
     """One merge: its draft, its worker, its finish."""
 
-    def __init__(self, base: Weights, adapter: Adapter, target: Path, pairing: Pairing, method: str, tokenizer: str) -> None:
-        self.base, self.adapter, self.target, self.pairing = base, adapter, target, pairing
+    def __init__(self, base: Weights, adapter: Adapter, target: Path, method: str, tokenizer: str) -> None:
+        self.base, self.adapter, self.target, self.pairing = base, adapter, target, Pairing()
         self.method, self.tokenizer = method, tokenizer
         self.inputs = drafts.inputs(base, adapter, method)
         self.draft = Draft(target, self.inputs)
@@ -243,21 +238,23 @@ class _Merge:
             self.draft.add(event["name"], event["changed"])
 
     def _require_room(self) -> None:
-        to_write = sum(file.stat().st_size for file in [*self._missing(), *_companions(self.base.folder)])
+        to_write = sum(file.stat().st_size for file in [*self._missing(), *companions.files(self.base.folder).values()])
         disk.require({self.draft.folder: to_write + disk.MARGIN})
 
     def _complete(self) -> None:
         """Everything beside the weights, config.json last."""
-        companions = {path.name: path for path in _companions(self.base.folder)}
+        beside = companions.files(self.base.folder)
         if self.tokenizer == "adapter":
-            others = {name: path for name, path in companions.items() if name not in tokenizers.FILES}
-            companions = others | Tokenizer(self.adapter.folder).files
+            others = {name: path for name, path in beside.items() if name not in tokenizers.FILES}
+            beside = others | Tokenizer(self.adapter.folder).files
         index = self.base.folder / INDEX
         if self.method == "labkit" and index.is_file():
-            companions[index.name] = index
-        for name, path in sorted(companions.items(), key=lambda item: item[0] == "config.json"):
-            if self.method == "labkit" or not (self.draft.folder / name).exists():
-                shutil.copyfile(path, self.draft.folder / name)
+            beside[index.name] = index
+        for name, path in sorted(beside.items(), key=lambda item: item[0] == "config.json"):
+            copy = self.draft.folder / name
+            if self.method == "labkit" or not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
 
     def _record(self, changed: int, peak_bytes: int) -> dict[str, Any]:
         adapter = self.adapter
@@ -279,12 +276,6 @@ class _Merge:
             "changed": changed,
             "peak_bytes": peak_bytes,
         }
-
-
-def _companions(folder: Path) -> list[Path]:
-    """Config, tokenizer, template, generation settings, licence: what lies in a model folder beside its weights."""
-    visible = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return [path for path in visible if not path.name.endswith(WEIGHT_SUFFIXES) and path.name not in LEFT_BEHIND]
 
 
 def _require_memory(model: int) -> None:

@@ -8,55 +8,25 @@ Names and shapes are those that PEFT 0.21.2 writes and loads. Used by notebook 0
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 
-from ..models.adapter import PREFIX, Adapter
+from ..models.adapter import PEFT_MERGES, PROMPTS, Adapter
+from ..models.adapter_keys import Key, take_apart
 from ..models.headers import Tensor, Weights
-from .findings import BLOCKS, LOOK, Finding
+from ..models.tensor_numbers import same
+from .advice import FIXES, PEFT_CAN, SETTING_FIXES
+from .changes import Change, Pairing
+from .findings import LOOK, WRAPPED, Finding
+from .naming import Names
 
 TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 """Values of `model_type` whose layers are transformers' Conv1D, which keeps a weight as [in, out] (transformers 5.19)."""
 FLOATS = ("F32", "F16", "BF16")
 WHOLE_LIMIT = 96 * 2**20
 """Most elements of a tensor that has to be in memory whole: DoRA's norm along the other dimension (about 1 GiB in fp32)."""
-PART = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.(?P<kind>weight|bias))?"
-)
+TIED_WITH = ("model.embed_tokens.weight", "transformer.wte.weight", "lm_head.weight")
+"""Where the one tensor of embedding and head is stored, if not under the name that is asked for."""
 TIED_MODULES = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out", "word_embeddings", "tok_embeddings")
-
-
-@dataclass(frozen=True)
-class Change:
-    """What becomes of one base tensor: start (+ scale x B @ A), rescaled row by row where there is a magnitude.
-
-    `start` is the base's own tensor, or one that the adapter brings whole. `transposed`: the delta is (B @ A) transposed.
-    `rounds`: the delta is rounded to the base's type before it is added, as PEFT does with embeddings.
-    """
-
-    module: str
-    target: Tensor
-    start: Tensor
-    a: Tensor | None = None
-    b: Tensor | None = None
-    magnitude: Tensor | None = None
-    scale: float = 0.0
-    transposed: bool = False
-    rounds: bool = False
-
-    @property
-    def whole(self) -> bool:
-        """Whether its rows cannot be done one after another."""
-        return self.magnitude is not None and self.transposed
-
-
-@dataclass
-class Pairing:
-    """The changes that an adapter makes to a base, and what is wrong with them."""
-
-    changes: list[Change] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
 
 
 def pair(base: Weights, adapter: Adapter) -> Pairing:
@@ -67,44 +37,73 @@ def pair(base: Weights, adapter: Adapter) -> Pairing:
 class _Pairer:
     def __init__(self, base: Weights, adapter: Adapter) -> None:
         self.base, self.adapter = base, adapter
+        self.names = Names(base.tensors)
         self.wrong: dict[tuple[str, str, str], list[str]] = {}
         self.pairing = Pairing()
+        self.keys = {name: take_apart(name) for name in adapter.tensors}
 
     def pair(self) -> Pairing:
         if self.adapter.refused():  # what its tensors mean depends on the setting
             self.pairing.findings += self._refusals()
             return self.pairing
+        if any(0 in tensor.shape for tensor in self.adapter.tensors.values()):
+            return self.pairing  # `numbers` says so; shapes that are not there are no other model's
         parts, others = self._sorted()
-        starts = self._starts(others)
+        starts = self._starts({name: tensor for name, tensor in others.items() if not self._untouched(name, tensor, parts)})
         for module, tensors in parts.items():
             self._add(module, tensors, starts)
         self.pairing.changes += [Change(name.rpartition(".")[0], self.base.tensors[name], start) for name, start in starts.items()]
-        self.pairing.findings += [*self._config_findings(), *self._misfits()]
+        self.pairing.findings += [*self._misfits(), *self._said_aloud()]
         return self.pairing
 
     def _sorted(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-        """(module -> part -> tensor, other name -> tensor), names as in the base."""
+        """(module -> part -> tensor, other name -> tensor), names as in the model that was trained."""
         parts: dict[str, dict[str, Tensor]] = {}
         others: dict[str, Tensor] = {}
+        copies: dict[str, Tensor] = {}
         for name, tensor in self.adapter.tensors.items():
-            match = PART.fullmatch(name.removeprefix(PREFIX))
-            if match is None:
-                others[name.removeprefix(PREFIX).replace(".base_layer.", ".")] = tensor
-            elif match["kind"] == "bias":
+            key = self.keys[name]
+            if key.part and key.bias:
                 self._note("lora_bias", "lora_B has a bias", "PEFT would add it to the layer's bias.", name)
+            elif key.part:
+                self._put(parts.setdefault(key.module, {}), key, tensor)
+            elif key.copy:
+                if key.copy == "modules_to_save":
+                    copies[key.module] = tensor
             else:
-                parts.setdefault(match["module"], {})[match["part"]] = tensor
+                others[key.module] = tensor
+        for name, tensor in copies.items():
+            if not same(others.setdefault(name, tensor), tensor):
+                self._note(
+                    "two versions", "modules are in the file twice, with other numbers", "Which was trained is not to be told.", name
+                )
         return parts, others
+
+    def _put(self, parts: dict[str, Tensor], key: Key, tensor: Tensor) -> None:
+        if key.part in parts:
+            self._note("two versions", "modules have several adapters in one file", "Which is meant is not to be told.", tensor.name)
+        parts[key.part] = tensor
+
+    def _untouched(self, name: str, tensor: Tensor, parts: Mapping[str, object]) -> bool:
+        """Whether it is the base's own embedding or head, which PEFT saves too where the vocabulary was resized."""
+        if not self._tied(name):
+            return False
+        own = next((found for other in (name, *TIED_WITH) if (found := self.names.find(other)) is not None), None)
+        return name.removesuffix(".weight") in parts or (own is not None and same(own, tensor))
 
     def _starts(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Base tensor's name -> the tensor that the adapter brings in its place."""
         starts: dict[str, Tensor] = {}
+        tied = {name: tensor for name, tensor in others.items() if self._tied(name)}
+        ties = self._moves_both(tied)
         for name, tensor in others.items():
-            own = self._find(name)
-            if self._tied(name):
+            own = self.names.find(name)
+            if name in tied and not ties:
                 self._note_tied(name)
+            elif own is None and name in tied:
+                continue  # the head that is not stored: the embedding brings its numbers
             elif own is None:
-                self._note("unknown tensors", "tensors belong to nothing in the base", "They would be left out without a word.", name)
+                self._note_unknown(name)
             elif own.shape != tensor.shape:
                 self._note_shape(name, own, tensor.shape)
             elif own.dtype not in FLOATS or tensor.dtype not in FLOATS:
@@ -113,16 +112,32 @@ class _Pairer:
                 starts[own.name] = tensor
         return starts
 
+    def _moves_both(self, tied: Mapping[str, Tensor]) -> bool:
+        """Whether what the adapter brings for embedding and head is one tensor again, so that it can take the base's place.
+
+        It is where both were saved with the same numbers, and where ensure_weight_tying let PEFT train them as one.
+        """
+        tensors = list(tied.values())
+        if not any(self.names.find(name) for name in tied):
+            return False
+        alike = all(same(tensors[0], other) for other in tensors[1:])
+        return alike and (len(tensors) > 1 or bool(self.adapter.config.get("ensure_weight_tying")))
+
     def _add(self, module: str, tensors: Mapping[str, Tensor], starts: dict[str, Tensor]) -> None:
         embedding = "lora_embedding_A" in tensors or "lora_embedding_B" in tensors
         a, b = (tensors.get(f"lora_{'embedding_' if embedding else ''}{half}") for half in "AB")
-        target = self._find(f"{module}.weight")
+        target = self.names.find(f"{module}.weight")
         if a is None or b is None:
             self._note("half a pair", "modules have only one of lora_A and lora_B", "Half an adapter adds nothing.", module)
         elif self._tied(f"{module}.weight"):
-            self._note_tied(module)
+            what = "input embedding and output head are one tensor in this base, and the adapter has a LoRA for one of them"
+            self._note(
+                "tied pair", what, "Added to the one tensor it changes both, with PEFT as well; beside the base it does not.", module
+            )
         elif target is None:
-            self._note("base mismatch", "modules of the adapter are not in the base", "It was trained on another model.", module)
+            shape = (b.shape[0], a.shape[-1])
+            what, breaks = self.names.why_not(f"{module}.weight", (shape, shape[::-1]))
+            self._note("base mismatch", what, breaks, module)
         elif self._fits(module, target, a, b, embedding):
             magnitude = tensors.get("lora_magnitude_vector")
             start = starts.pop(target.name, target)
@@ -192,10 +207,6 @@ class _Pairer:
             return target.shape == (a.shape[1], b.shape[0])
         return self.base.config.get("model_type") in TRANSPOSED_MODELS or bool(self.adapter.config.get("fan_in_fan_out"))
 
-    def _find(self, name: str) -> Tensor | None:
-        """The base's tensor; some checkpoints (GPT-2's) leave out the first part of the names that their model has."""
-        return self.base.tensors.get(name) or self.base.tensors.get(name.partition(".")[2])
-
     def _tied(self, name: str) -> bool:
         return self.base.tied and name.split(".")[-2:][0] in TIED_MODULES
 
@@ -203,18 +214,33 @@ class _Pairer:
         self.wrong.setdefault((kind, what, breaks), []).append(where)
 
     def _note_tied(self, name: str) -> None:
-        what = "input embedding and output head are one tensor in this base, and the adapter changes one of them"
-        self._note("tied embeddings", what, "PEFT would change both, and the merged model would not answer as the adapter does.", name)
+        what = "input embedding and output head are one tensor in this base, and the adapter changes one of them, or each in its own way"
+        self._note("tied embeddings", what, "Changed in the base, the one tensor would change both; the adapter does not.", name)
+
+    def _note_unknown(self, name: str) -> None:
+        module = name.rpartition(".")[0]
+        last = module.rpartition(".")[2]
+        if any(last == saved or f".{saved}." in f".{module}." for saved in self.adapter.saved_modules):
+            task = str(self.adapter.config.get("task_type") or "its task is not said")
+            what = f"the adapter trained {last} whole, which this base has not"
+            breaks = f"It is a part of the model that was trained ({task}), not of this one; without it the result is another."
+            return self._note("no such head", what, breaks, name)
+        if self.names.renamed_alike(name):
+            return self._note("base mismatch", *self.names.why_not(name, ()), name)
+        self._note("unknown tensors", "tensors belong to nothing in the base", "They would be left out without a word.", name)
 
     def _note_type(self, tensor: Tensor) -> None:
         breaks = "Only fp32, fp16 and bf16 can be merged; anything smaller is quantised, and a delta added to it is lost in rounding."
         self._note("tensor type", "tensors are of a type that cannot be merged", breaks, str(tensor))
 
-    def _note_shape(self, where: str, target: Tensor, shape: Iterable[int]) -> None:
+    def _note_shape(self, where: str, target: Tensor, shape: Sequence[int]) -> None:
         theirs, ours = " x ".join(map(str, shape)), " x ".join(map(str, target.shape))
         kind = "vocabulary" if target.name.split(".")[-2] in TIED_MODULES else "base mismatch"
         what = "embeddings have another number of rows than the base's" if kind == "vocabulary" else "shapes differ from the base's"
-        breaks = "The tokens that were added have no rows." if kind == "vocabulary" else "It was trained on another model."
+        breaks = "It was trained on another model."
+        if kind == "vocabulary":
+            more = shape[0] > target.shape[0]
+            breaks = "The tokens that were added have no rows." if more else "The model that was trained had fewer rows."
         self._note(kind, what, breaks, f"{where}: {theirs} against {ours}")
 
     def _note_rank(self, module: str, stored: int, rank: int) -> None:
@@ -224,57 +250,31 @@ class _Pairer:
     def _misfits(self) -> Iterator[Finding]:
         for (kind, what, breaks), places in self.wrong.items():
             where = places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "")
-            yield Finding(kind, what, where, breaks, FIXES[kind])
+            peft = kind in PEFT_CAN and (kind != "lora_bias" or self._biased())
+            yield Finding(kind, what, where, breaks, FIXES[kind], peft=peft, computable=False)
 
     def _refusals(self) -> Iterator[Finding]:
         for name, why in self.adapter.refused().items():
             breaks = "A merge of B @ A would not be this adapter."
-            yield Finding(name, f"{name} is set: {why}", self.adapter.config_place, breaks, FIXES["setting"])
+            peft = name in PEFT_MERGES or (name == "peft_type" and self.adapter.peft_type not in PROMPTS)
+            peft = peft and (name != "lora_bias" or self._biased())
+            fix = SETTING_FIXES.get(name, SETTING_FIXES["other"])
+            yield Finding(name, f"{name} is set: {why}", self.adapter.config_place, breaks, fix, peft=peft, computable=False)
 
-    def _config_findings(self) -> Iterator[Finding]:
-        adapter, where = self.adapter, self.adapter.config_place
-        if adapter.pickled:
-            return
-        if not self.pairing.changes and not self.wrong:
-            breaks = "There is nothing to merge or to serve."
-            yield Finding("empty", "the adapter holds no tensors", adapter.weights.name, breaks, "Name the checkpoint that training wrote.")
-        zero = [change.module for change in self.pairing.changes if change.a is not None and change.scale == 0]
-        if zero or adapter.config.get("lora_alpha") == 0:
-            what = "lora_alpha is 0, so that the adapter's scale is 0"
-            yield Finding("lora_alpha", what, where, "Served or merged, it changes nothing, without an error.", FIXES["lora_alpha"])
-        idle = adapter.idle_targets([name.removesuffix(".weight") for name in self.base.tensors if name.endswith(".weight")])
-        idle = [name for name in idle if not self._prefixed(name)]
-        if idle:
-            severity = LOOK if self.pairing.changes else BLOCKS
-            breaks = "What was meant to be trained was not."
-            yield Finding(
-                "target modules", f"target modules match nothing: {', '.join(idle)}", where, breaks, FIXES["target modules"], severity
-            )
+    def _biased(self) -> bool:
+        """Whether the base's layers have biases to which PEFT's merge can add those of lora_B; it refuses where they have none."""
+        modules = {key.module for key in self.keys.values() if key.part}
+        return all(self.names.find(f"{module}.bias") is not None for module in modules)
 
-    def _prefixed(self, name: str) -> bool:
-        """Whether a full name in target_modules is one of the modules that were paired: the base's names may lack its prefix."""
-        return any(_matches(name, change.module) for change in self.pairing.changes)
-
-
-def _matches(entry: str, module: str) -> bool:
-    return module == entry or module.endswith(f".{entry}")
-
-
-FIXES = {
-    "setting": 'method="peft" if PEFT can merge it; else serve it as an adapter, or train a plain LoRA.',
-    "lora_bias": 'method="peft", or train with lora_bias=False.',
-    "unknown tensors": "Save the adapter with PEFT's save_pretrained, which writes the names that are read again.",
-    "base mismatch": "Name the base that the adapter was trained on (base_model_name_or_path in adapter_config.json).",
-    "half a pair": "Save the adapter again; this file is not whole.",
-    "layer kind": 'method="peft".',
-    "rank": "Put the rank of the tensors into adapter_config.json, with the lora_alpha of the training.",
-    "not targeted": "Put the modules into target_modules of adapter_config.json, or remove their tensors.",
-    "dora": "Set use_dora in adapter_config.json as it was in training.",
-    "dora size": 'method="peft", which holds the whole model in memory.',
-    "tied embeddings": 'Train without lm_head and embed_tokens; or method="peft" if changing both is what you want.',
-    "tensor type": "Merge into the base in bf16, and quantise the result.",
-    "vocabulary": "Resize the base's embeddings first (transformers: resize_token_embeddings), or train without added tokens.",
-    "lora_alpha": "Put the lora_alpha of the training into adapter_config.json (VERL's merger writes 0 when it does not find it).",
-    "target modules": "Compare target_modules with the base's module names.",
-}
-"""Kind of finding -> what to do."""
+    def _said_aloud(self) -> Iterator[Finding]:
+        """Names that were mapped: nothing is wrong with the result, but PEFT and the engines may not do the same."""
+        wrappers = sorted({wrapper for key in self.keys.values() for wrapper in key.wrappers})
+        if wrappers:
+            what = f"keys carry names of wrappers that training put around the model: {', '.join(wrappers)}"
+            breaks = "They are taken off here; PEFT and the engines would leave such modules out, some without a word."
+            yield Finding(WRAPPED, what, self.adapter.weights.name, breaks, FIXES[WRAPPED], LOOK)
+        if self.names.renamed:
+            asked, found = next(iter(self.names.renamed.items()))
+            what = f"{len(self.names.renamed)} modules are named as another version of transformers names them: {asked} is {found}"
+            breaks = "They are mapped here, as transformers does when it reads a model."
+            yield Finding("renamed", what, self.adapter.weights.name, breaks, "Nothing; an engine may want the other names.", LOOK)

@@ -64,8 +64,8 @@ class Proof(ModelDifference):
         faults = []
         if self.astray:
             faults.append(f"{len(self.astray)} tensors differ that the adapter does not touch, first {self.astray[0]}")
-        if self.ulps is not None and self.ulps > 1 + SLACK:
-            faults.append(f"a weight is {self.ulps:.1f} units in the last place from the exact sum")
+        if self.ulps is not None and self.far:
+            faults.append(f"a weight is {_count(self.ulps)} units in the last place from the exact sum")
         sharpest = self.exact or self.forced
         if sharpest.agreement < MIN_AGREEMENT:
             faults.append(f"the first token agrees at {sharpest.agreement:.2%} of the positions only")
@@ -74,9 +74,12 @@ class Proof(ModelDifference):
     def lines(self) -> list[str]:
         """Three short lines that read the same for every sound merge."""
         faults = self._faults()
-        rounding = (
-            "not held against the exact sum" if self.ulps is None else f"within {'one rounding' if self._rounded_once() else 'one unit'}"
-        )
+        if self.ulps is None:
+            rounding = "not held against the exact sum"
+        elif self.far:
+            rounding = f"up to {_count(self.ulps)} units in the last place from the exact sum"
+        else:
+            rounding = f"within {'one rounding' if self._rounded_once() else 'one unit'}"
         return [f"weights: {rounding}", f"same first token: {self._agreement()}", f"merge: {'; '.join(faults) or 'holds'}"]
 
     def _agreement(self) -> str:
@@ -84,20 +87,38 @@ class Proof(ModelDifference):
             return f"at least {MIN_AGREEMENT:.0%}"
         return f"{self.agreement:.2%}" + (f" ({self.exact.agreement:.2%} in fp32 arithmetic)" if self.exact else "")
 
+    @property
+    def far(self) -> bool:
+        """Whether a weight is further from the exact sum than roundings lead: then it is another number."""
+        return self.ulps is not None and self.ulps > 1 + SLACK
+
     def _rounded_once(self) -> bool:
         return self.ulps is not None and self.ulps <= ONE_ROUNDING + SLACK
 
     def explanation(self) -> str:
-        """Why merged and injected are not equal bit for bit, with this proof's numbers."""
+        """Why merged and injected are not equal bit for bit, with this proof's numbers; for a merge that does not hold, that they tell."""
         forced = self.forced
-        bound = "" if self.ulps is None else f"; no weight is further than {self.ulps:.2f} units in the last place from the exact sum"
+        bound = (
+            ""
+            if self.ulps is None or self.far
+            else f"; no weight is further than {self.ulps:.2f} units in the last place from the exact sum"
+        )
+        agree = (
+            f"logits differ by {forced.mean:.2g} on average and {forced.largest:.2g} at most, and the same token comes first at "
+            f"{forced.agreement:.2%} of {forced.tokens:,} positions (the base alone: {self.base_agreement:.2%})."
+        )
         parts = [
             f"Injected, each layer adds the adapter's part (computed in fp32) to its own {self.dtype} result, in every forward pass. "
             f"Merged, base + delta was rounded to {self.dtype} once and nothing is added later{bound}.",
-            f"So the roundings fall elsewhere: logits differ by {forced.mean:.2g} on average and {forced.largest:.2g} at most, and "
-            f"the same token comes first at {forced.agreement:.2%} of {forced.tokens:,} positions "
-            f"(the base alone: {self.base_agreement:.2%}).",
         ]
+        if not self:
+            parts.append(f"Roundings do not explain what was found here: {'; '.join(self._faults())}. {agree[0].upper()}{agree[1:]}")
+            parts.append(
+                "The merged folder is not base plus adapter: made from other files, or one tensor used in two places (embedding and head), "
+                "or not the adapter that was compared."
+            )
+            return " ".join(parts)
+        parts.append(f"So the roundings fall elsewhere: {agree}")
         if forced.apart:
             parts.append(f"Where it does not, the injected model's two choices were at most {forced.widest_margin:.2g} apart: near ties.")
         if self.exact:
@@ -143,6 +164,10 @@ class Proof(ModelDifference):
         caption = f"{self.share_changed:.1%} of all weights changed; {self.device}, {self.seconds:.0f} s"
         text = "".join(f"<p>{tables.escaped(part)}</p>" for part in (self.explanation(), "; ".join(self.lines())))
         return tables.as_html(self.rows(), caption) + scores + text
+
+
+def _count(units: float) -> str:
+    return f"{units:.1f}" if units < 100 else f"{units:,.0f}"
 
 
 def _cells(row: ModuleKind) -> list[str]:

@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..common.errors import LabError, VerificationError
+from .adapter_folders import CONFIG, PICKLE, WEIGHTS, no_weights, not_of_peft, require_adapter
 from .headers import Tensor, read_header, read_json
 
-CONFIG = "adapter_config.json"
-WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
-PREFIX = "base_model.model."
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 """Ways of initialising that leave the base's weights alone; PiSSA, OLoRA, CorDA and LoftQ change them when PEFT loads."""
+PEFT_MERGES = (
+    *("target_parameters", "trainable_token_indices", "lora_bias", "use_bdlora", "kasa_config", "monteclora_config", "velora_config"),
+    "init_lora_weights",
+)
+"""Settings that PEFT's own merge (0.21.2) does and labkit's does not; aLoRA, Arrow, QALoRA and replicated layers it refuses as well."""
+PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE")
+"""Values of peft_type that train tokens or states in front of the prompt, which no weight of the base can hold."""
 NOT_MERGED = {
     "layer_replication": "layers of the base are used several times, which its weights cannot hold",
     "target_parameters": "parameters without a module of their own (fused experts) are trained",
@@ -57,20 +62,23 @@ class Adapter:
         adapter, and for a pickle that was not asked for; `VerificationError` for a cut-off or damaged file.
         """
         folder = Path(folder).expanduser().absolute()
-        config = read_json(folder / CONFIG, missing=f"{folder} is no adapter folder: it has no {CONFIG}.")
+        require_adapter(folder)
+        config = read_json(folder / CONFIG)
         if (folder / WEIGHTS).is_file():
-            return cls(folder, config, _header(folder / WEIGHTS), folder / WEIGHTS)
-        if not (folder / PICKLE).is_file():
-            raise LabError(
-                f"{folder} has neither {WEIGHTS} nor {PICKLE}.", "Name the folder that training wrote, or the right checkpoint in it."
-            )
-        if not allow_pickle:
+            tensors, weights = _header(folder / WEIGHTS), folder / WEIGHTS
+        elif not (folder / PICKLE).is_file():
+            raise no_weights(folder)
+        elif not allow_pickle:
             raise LabError(
                 f"{folder / PICKLE} is a Python pickle: reading one can run any program that its author put in.",
                 f"Have it saved as {WEIGHTS}. If you trust whoever made it: allow_pickle=True (labkit then reads it with torch's "
                 "weights_only, which lets only tensors through).",
             )
-        return cls(folder, config, {}, folder / PICKLE)
+        else:
+            tensors, weights = {}, folder / PICKLE
+        if wrong := not_of_peft(config):
+            raise LabError(f"{folder / CONFIG}: {wrong}", "Take the file that PEFT's save_pretrained wrote with the weights.")
+        return cls(folder, config, tensors, weights)
 
     @property
     def pickled(self) -> bool:
@@ -81,6 +89,11 @@ class Adapter:
     def config_place(self) -> str:
         """Its settings as findings name them: "adapter/adapter_config.json"."""
         return f"{self.folder.name}/{CONFIG}"
+
+    @property
+    def peft_type(self) -> str:
+        """ "LORA", "IA3" and so on."""
+        return str(self.config.get("peft_type") or "LORA")
 
     @property
     def rank(self) -> int:
@@ -105,7 +118,8 @@ class Adapter:
     @property
     def saved_modules(self) -> tuple[str, ...]:
         """`modules_to_save`: modules that were trained whole."""
-        return tuple(self.config.get("modules_to_save") or ())
+        names = self.config.get("modules_to_save") or ()
+        return (names,) if isinstance(names, str) else tuple(names)
 
     def rank_of(self, module: str) -> int:
         """The rank of `module` (its full name in the base, "model.layers.0.self_attn.q_proj")."""
@@ -132,16 +146,37 @@ class Adapter:
 
     def idle_targets(self, modules: Iterable[str]) -> list[str]:
         """The entries of `target_modules` that match none of `modules`."""
-        targets, names = self.config.get("target_modules"), list(modules)
-        entries: list[str | list[str]] = [targets] if isinstance(targets, str) else [[entry] for entry in targets or ()]
+        return self._idle("target_modules", modules)
+
+    def idle_patterns(self, modules: Iterable[str]) -> list[str]:
+        """The keys of alpha_pattern and rank_pattern that match none of `modules`, as "alpha_pattern k_projj"."""
+        names = list(modules)
+        return [
+            f"{setting} {pattern}"
+            for setting in ("alpha_pattern", "rank_pattern")
+            for pattern in self.config.get(setting) or {}
+            if not any(_matches(pattern, name) for name in names)
+        ]
+
+    def idle_excludes(self, modules: Iterable[str]) -> list[str]:
+        """The entries of `exclude_modules` that match none of `modules`."""
+        return self._idle("exclude_modules", modules)
+
+    def _idle(self, setting: str, modules: Iterable[str]) -> list[str]:
+        given, names = self.config.get(setting), list(modules)
+        entries: list[str | list[str]] = [given] if isinstance(given, str) else [[entry] for entry in given or ()]
         return [entry if isinstance(entry, str) else entry[0] for entry in entries if not any(_named(entry, name) for name in names)]
+
+    def idle_layers(self, layers: Iterable[int]) -> list[int]:
+        """The numbers in `layers_to_transform` that are none of `layers`."""
+        wanted, there = self.config.get("layers_to_transform"), set(layers)
+        return [layer for layer in ([wanted] if isinstance(wanted, int) else wanted or ()) if layer not in there]
 
     def refused(self) -> dict[str, str]:
         """Settings that `merge` does not do, with the reason: {} for an adapter that it takes."""
         reasons = {name: why for name, why in NOT_MERGED.items() if self.config.get(name)}
-        peft_type = self.config.get("peft_type", "LORA")
-        if peft_type != "LORA":
-            reasons["peft_type"] = f"{peft_type} is not LoRA"
+        if self.peft_type != "LORA":
+            reasons["peft_type"] = f"{self.peft_type} is not LoRA"
         init = self.config.get("init_lora_weights", True)
         if isinstance(init, str) and init.lower() not in PLAIN_INITS:
             reasons["init_lora_weights"] = f'"{init}" changes the base\'s weights when PEFT loads the adapter'
@@ -170,7 +205,11 @@ def _named(names: str | Iterable[str] | None, module: str) -> bool:
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)), default)
+    return next((value for pattern, value in patterns.items() if _matches(pattern, module)), default)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None
 
 
 def _header(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..common.errors import LabError, VerificationError
+from . import class_defaults
+from .other_folders import no_config, no_safetensors
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -41,6 +44,11 @@ ITEM_BYTES = {
 ITEM_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 """Types of the format whose items fill whole bytes."""
 NOT_THE_MODEL = ("adapter_model.safetensors", "consolidated.safetensors")
+WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""Ends of the names of architectures that have an output head."""
+SHARD = re.compile(r".*-\d+-of-(\d+)\.safetensors")
+HEADS = ("lm_head", "embed_out", "output_layer", "output")
+"""What architectures call it."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +146,18 @@ class Weights:
         damaged file, or an index that does not fit its shards.
         """
         folder = Path(folder).expanduser().absolute()
-        config = read_json(folder / "config.json", missing=f"{folder} is no model folder: it has no config.json.")
+        if not (folder / "config.json").is_file():
+            raise LabError(*no_config(folder))
+        config = read_json(folder / "config.json")
         index = _index(folder)
         tensors: dict[str, Tensor] = {}
         for name in _files(index):
-            tensors |= _header_of(folder / name)
+            header = _header_of(folder / name)
+            if twice := next((tensor for tensor in header if tensor in tensors), None):
+                first = tensors[twice].file.name
+                cause = f"{folder} holds {twice} twice, in {first} and in {name}: these files are of two models."
+                raise VerificationError(cause, "Leave one model's files in the folder: download or make it again into an empty one.")
+            tensors |= header
         astray = index.astray({name: tensor.file.name for name, tensor in tensors.items()})
         if astray:
             cause = f"{len(astray)} tensors are not in the shard that {folder / INDEX} names, first {astray[0]}."
@@ -161,14 +176,23 @@ class Weights:
 
     @property
     def tied(self) -> bool:
-        """Whether input embedding and output head are one tensor."""
-        return bool(self.text_config.get("tie_word_embeddings", self.config.get("tie_word_embeddings", False)))
+        """Whether input embedding and output head are one tensor: by config.json, by its class's default, else where no head is stored."""
+        architectures = [str(name) for name in self.config.get("architectures") or ()]
+        if architectures and not any(name.endswith(WRITERS) for name in architectures):
+            return False  # an embedding model, a classifier: there is no such head
+        said = class_defaults.tied(self.config)
+        return said if said is not None else self.headless
+
+    @property
+    def headless(self) -> bool:
+        """Whether this is a model that writes text, and no head is stored: then its head is the embedding."""
+        writes = any(str(name).endswith(WRITERS) for name in self.config.get("architectures") or ())
+        return writes and not any(name.split(".")[-2:][0] in HEADS and name.count(".") <= 2 for name in self.tensors)
 
     @property
     def text_config(self) -> Mapping[str, Any]:
         """The language model's part of a config that has several."""
-        part = self.config.get("text_config")
-        return part if isinstance(part, dict) else self.config
+        return class_defaults.text_part(self.config)
 
 
 def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:
@@ -194,23 +218,37 @@ def _index(folder: Path) -> Index:
 def _files(index: Index) -> list[str]:
     """The names of the files that hold the model; each of them is there."""
     folder = index.folder
+    there = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in NOT_THE_MODEL)
     if index.files is not None:
         names = sorted({*index.files.values()})
     elif (folder / SINGLE).exists():
         names = [SINGLE]
     else:
-        names = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in NOT_THE_MODEL)
+        names = there
         if unindexed := index.unindexed(names):
             cause = f"{INDEX} is missing in {folder}, which its {len(unindexed)} shards need."
             raise VerificationError(cause, "Download or make this model again.")
     if not names:
-        raise LabError(f"{folder} holds no safetensors file.", "Only safetensors can be read without running what is in the file.")
+        raise LabError(*no_safetensors(folder))
     if absent := index.absent():
         raise VerificationError(
             f"{', '.join(str(folder / name) for name in absent)} is missing; {INDEX} names it.",
             "Run labkit.download again: it fetches what is missing.",
         )
+    _require_one_model(folder, names, there)
     return names
+
+
+def _require_one_model(folder: Path, names: list[str], there: list[str]) -> None:
+    """Of a whole model beside shards, transformers reads the whole one and engines the shards, or both."""
+    shards = [name for name in {*names, *there} if SHARD.fullmatch(name)]
+    counts = sorted({match[1] for name in names if (match := SHARD.fullmatch(name))})
+    if SINGLE in there and shards:
+        cause = f"{folder} holds two models: {SINGLE}, and shards such as {min(shards)}. transformers reads the first, engines the others."
+        raise LabError(cause, f"Move the one that you do not mean out of the folder (with the shards goes {INDEX}).")
+    if len(counts) > 1:
+        cause = f"{INDEX} in {folder} names shards of {' and of '.join(counts)}: of two savings."
+        raise VerificationError(cause, "Download or make this model again.")
 
 
 def _header_of(path: Path) -> dict[str, Tensor]:

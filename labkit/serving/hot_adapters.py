@@ -20,7 +20,6 @@ start beyond looking at the folders, merging (`lora.merge`), who may use which a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,10 +42,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def load(server: Endpoint, name: str, folder: str | Path, *, check: bool = True) -> Served:
     """Load the adapter in `folder` into `server` under `name`, which no other adapter may have. Returns it.
 
-    `check` holds it against the base first (`lora.check`: shapes, target modules, rank; under 2 s), prints what is worth a look,
-    and refuses what blocks; it needs the base's weights in a folder (not a hub id or load_format="dummy") that are not quantised,
-    and else looks at the adapter alone. Weights that were trained anew need another folder or another name: vLLM's prefix cache
-    goes by both, and would answer from the old ones.
+    `check` holds it against the base first (`lora.check`: shapes, target modules, rank, the adapter's numbers, what this engine does
+    not serve; under 2 s), prints what is worth a look, and refuses what blocks. It needs the base's weights in a folder (not a hub id
+    or load_format="dummy") that are not quantised, and else looks at the adapter alone: its numbers, and what the engine refuses.
+    Weights that were trained anew need another folder or another name: vLLM's prefix cache goes by both, and would answer from the
+    old ones.
 
     Raises `SettingError` for a name that cannot be, `NotRunning`, `VerificationError` for a damaged file, `LabError` for a folder
     that is no adapter, and `AdapterError`: does not fit, loaded already, the server was started without LoRA or without
@@ -63,7 +63,8 @@ def load(server: Endpoint, name: str, folder: str | Path, *, check: bool = True)
         )
     _require_slot(server, calls)
     chosen = Path(folder).expanduser().resolve()
-    require_fitting(chosen, server.source, rank=flag_number(server.command, "--max-lora-rank") or calls.rank, check=check)
+    rank = flag_number(server.command, "--max-lora-rank") or calls.rank
+    require_fitting(chosen, server.source, engine=server.engine.name, rank=rank, check=check)
     _change(server, calls.load, {"lora_name": name, "lora_path": str(chosen)})
     return list_adapters(server).named(name)
 
@@ -116,7 +117,7 @@ def require_first(kind: Engine, base: str, options: Mapping[str, object]) -> Non
         name, equals, folder = entry.partition("=")
         if calls and equals and not name.startswith("{"):
             rank = as_number(options.get("max_lora_rank")) or calls.rank
-            require_fitting(Path(folder).expanduser().resolve(), base, rank=rank)
+            require_fitting(Path(folder).expanduser().resolve(), base, engine=kind.name, rank=rank)
 
 
 def _entries(calls: Adapters, options: Mapping[str, object]) -> list[str]:
@@ -125,15 +126,18 @@ def _entries(calls: Adapters, options: Mapping[str, object]) -> list[str]:
     return [str(entry) for entry in listed] if isinstance(listed, list | tuple) else [str(listed)] if listed else []
 
 
-def require_fitting(folder: Path, base: str, *, rank: int | None, check: bool = True) -> None:
-    """Raise unless `folder` holds an adapter that an engine with `base` can serve; prints what is worth a look."""
-    from ..lora.checks import check as look
+def require_fitting(folder: Path, base: str, *, engine: str, rank: int | None, check: bool = True) -> None:
+    """Raise unless `folder` holds an adapter that `engine` with `base` can serve; prints what is worth a look."""
+    from ..lora import checks
     from ..models.adapter import Adapter
 
     adapter = Adapter.read(folder)
-    if not check or not _comparable(Path(base)):
+    if not check:
         return
-    report = look(base, adapter.folder, max_lora_rank=rank)
+    if _comparable(Path(base)):
+        report = checks.check(base, adapter.folder, max_lora_rank=rank, engine=engine)
+    else:
+        report = checks.alone(adapter, engine=engine, max_lora_rank=rank)
     if not report:
         error = report.error()
         raise AdapterError(error.cause, error.fix)
@@ -143,11 +147,16 @@ def require_fitting(folder: Path, base: str, *, rank: int | None, check: bool = 
 
 def _comparable(base: Path) -> bool:
     """Whether there are plain weights to hold an adapter against."""
-    try:
-        quantised = json.loads((base / "config.json").read_text(encoding="utf-8")).get("quantization_config")
-    except (OSError, ValueError):
+    from ..common.errors import LabError
+    from ..lora import quantised
+    from ..models.headers import Weights
+
+    if not (base / "config.json").is_file() or not any(base.glob("*.safetensors")):
         return False
-    return not quantised and any(base.glob("*.safetensors"))
+    try:
+        return not quantised.method(Weights.read(base))
+    except LabError:  # the engine that runs has read it
+        return False
 
 
 def _require_lora(server: Endpoint, calls: Adapters) -> None:

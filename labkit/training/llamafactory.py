@@ -50,6 +50,8 @@ COMMAND = "llamafactory-cli"
 TRAIN_FILE, EXPORT_FILE = "train.yaml", "export.yaml"
 LOG = "trainer_log.jsonl"
 RESUMES = "LLaMA-Factory goes on, without a word, from a training that it finds where it shall write."
+MERGED_THERE = ("init_lora_weights", "trainable_token_indices", "target_parameters", "lora_bias", "layer kind", "dora size")
+"""Findings that are about labkit's own merge alone, for the PEFT that LLaMA-Factory asks for (0.18); newer settings it would not read."""
 TRAINABLE = re.compile(r"trainable params: ([\d,]+) \|\| all params: ([\d,]+)")
 ENVIRONMENT = {"USE_MODELSCOPE_HUB": "0", "USE_OPENMIND_HUB": "0"}
 
@@ -195,12 +197,12 @@ def export(base: str | Path, adapter: str | Path, out: str | Path, *, template: 
 
     The same arithmetic as PEFT's merge, in as much memory as the whole model takes; `lora.merge` does it in 1 GiB and says what it
     changed. `template` as for `train`. `out` must not be there or be empty, and appears whole or not at all. Raises as `train` does,
-    and the first blocking finding of `lora.check`.
+    and the first finding of `lora.check` that blocks PEFT's merge too.
     """
     source, adapter_folder, target = require_model(base), Adapter.read(adapter).folder, require_empty(out)
     report = checks.check(source, adapter_folder)
-    if not report:
-        raise report.error()
+    if report.blocking(peft=MERGED_THERE):
+        raise report.error(peft=MERGED_THERE)
     disk.require({target: Weights.read(source).bytes})
     return _FactoryRun(source, target, export_yaml(source, adapter_folder, template)).export(adapter_folder)
 

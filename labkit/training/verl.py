@@ -33,11 +33,24 @@ from ..common.errors import LabError, SettingError
 from ..common.files import draft, require_empty, save
 from ..common.logs import Explanation
 from ..lora import merging
-from ..lora.merging import RECORD
+from ..lora.companions import RECORD
 from ..models.folders import require_model
 from ..runtimes import environments
 from ..workers import commands, launch
-from .verl_checkpoint import ADAPTER, ADAPTER_CONFIG, ADAPTER_ONLY, FULL, LORA, NEW, OLD, Checkpoint, detect, model_folder, read_fields
+from .verl_checkpoint import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ADAPTER_ONLY,
+    FSDP_CONFIG,
+    FULL,
+    LORA,
+    NEW,
+    OLD,
+    Checkpoint,
+    detect,
+    model_folder,
+    read_fields,
+)
 
 __all__ = ["ADAPTER_ONLY", "FULL", "LORA", "NEW", "OLD", "Checkpoint", "Converted", "convert", "detect", "practise"]
 
@@ -138,9 +151,15 @@ def _require_convertible(checkpoint: Checkpoint, base: Path | None, alpha: float
         raise SettingError(
             f"{weights} is a whole model already: VERL saved it through its bridge.", "Serve that folder; nothing is to convert."
         )
+    if checkpoint.others and checkpoint.module == OLD:
+        worlds = " and ".join(map(str, sorted((checkpoint.world_size, *checkpoint.others))))
+        raise SettingError(
+            f"{folder} holds shards of several trainings, of {worlds} ranks, and no {FSDP_CONFIG} that says which is meant.",
+            "Move the shards of the others out of the folder.",
+        )
     if checkpoint.missing:
         raise SettingError(
-            f"{folder} is not whole; missing: {', '.join(checkpoint.missing)}.",
+            f"{folder} is not whole; missing: {', '.join(checkpoint.missing)}.{_others(checkpoint)}",
             "Each node writes the files of its own ranks: copy those of all nodes into one folder.",
         )
     if checkpoint.backend == "megatron" and checkpoint.lora:
@@ -172,6 +191,14 @@ def _require_convertible(checkpoint: Checkpoint, base: Path | None, alpha: float
         )
     if alpha_given and not checkpoint.lora:
         raise SettingError(f"{folder} holds no adapter, so lora_alpha means nothing.", "Leave it out.")
+
+
+def _others(checkpoint: Checkpoint) -> str:
+    """What else lies there, where files are missing."""
+    if not checkpoint.others:
+        return ""
+    ranks = " and ".join(map(str, checkpoint.others))
+    return f" There are shards of {ranks} ranks, of another training; {FSDP_CONFIG} says {checkpoint.world_size}."
 
 
 def _require_tools(checkpoint: Checkpoint, base: Path | None, python: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import pickletools
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Checkpoint:
     `backend` is "fsdp" or "megatron", `world_size` the number of ranks that wrote it (0 where the layout does not say), `version` that
     of FSDP ("" where it is not written down). `contents` is `FULL`, `LORA` or `ADAPTER_ONLY`; `rank` and `alpha` are the adapter's, None
     where no file says. `module` is what converts it, `configured` whether config and tokenizer lie beside the shards, `missing` what
-    must be there and is not. `bytes` counts the weights.
+    must be there and is not. `bytes` counts the weights. `others` are the world sizes of shards that belong to another training.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Checkpoint:
     configured: bool
     missing: tuple[str, ...]
     bytes: int
+    others: tuple[int, ...] = ()
 
     @property
     def lora(self) -> bool:
@@ -64,6 +66,11 @@ class Checkpoint:
             *([("adapter · 适配器", adapter)] if self.lora else []),
             ("converted by · 转换工具", f"python -m {self.module}"),
             ("missing · 缺少", ", ".join(self.missing) or "nothing"),
+            *(
+                [("of another training · 另一次训练的", ", ".join(f"shards of {ranks} ranks" for ranks in self.others))]
+                if self.others
+                else []
+            ),
         ]
 
     def __str__(self) -> str:
@@ -99,9 +106,12 @@ def model_folder(folder: Path) -> Path:
 
 
 def _fsdp(folder: Path) -> Checkpoint:
-    ranks = {int(match[2]): path for path in folder.iterdir() if (match := SHARD.fullmatch(path.name))}
+    """VERL opens model_world_size_W_rank_R.pt for every R below the W of fsdp_config.json; without that file W is told by the names."""
+    shards = {(int(match[1]), int(match[2])): path for path in folder.iterdir() if (match := SHARD.fullmatch(path.name))}
     config, lora_meta = read_fields(folder / FSDP_CONFIG), read_fields(folder / LORA_META)
-    world = int(config.get("world_size") or max(int(match[1]) for path in ranks.values() if (match := SHARD.fullmatch(path.name))))
+    said, worlds = config.get("world_size"), sorted({world for world, _ in shards})
+    world = said if isinstance(said, int) and said > 0 else _likeliest(shards, worlds)
+    ranks = {rank: shards[world, rank] for rank in range(world) if (world, rank) in shards}
     missing = [f"model_world_size_{world}_rank_{rank}.pt" for rank in range(world) if rank not in ranks]
     names: set[str] = set()
     for path in sorted(ranks.values()):
@@ -124,7 +134,14 @@ def _fsdp(folder: Path) -> Checkpoint:
         configured=configured,
         missing=tuple(missing),
         bytes=sum(path.stat().st_size for path in ranks.values()),
+        others=tuple(other for other in worlds if other != world),
     )
+
+
+def _likeliest(shards: Mapping[tuple[int, int], Path], worlds: list[int]) -> int:
+    """The largest world size of which all shards are there; of none, the largest."""
+    whole = [world for world in worlds if all((world, rank) in shards for rank in range(world))]
+    return max(whole or worlds)
 
 
 def _megatron(folder: Path) -> Checkpoint:

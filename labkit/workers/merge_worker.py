@@ -168,19 +168,19 @@ def merge_with_peft(request: PeftRequest) -> None:
     side.tell("progress", done=0, note="importing transformers and PEFT")
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     side.tell("progress", done=0, note="loading the base")
-    model = AutoModelForCausalLM.from_pretrained(request.base, dtype="auto")
+    model = _class_of(request.base).from_pretrained(request.base, dtype="auto", local_files_only=True)
     side.tell("progress", done=0, note="loading the adapter")
     try:
         wrapped = PeftModel.from_pretrained(model, request.adapter)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise Refused(
-            f"PEFT cannot load {request.adapter}: {str(error).strip()[:600]}", "See labkit.lora.check for what does not fit."
-        ) from None
+    except Exception as error:  # it checks settings by whatever its methods raise
+        raise Refused(f"PEFT cannot load {request.adapter}: {_said(error)}", "See labkit.lora.check for what does not fit.") from error
     side.tell("progress", done=0, note="merging")
-    merged = wrapped.merge_and_unload()
+    try:
+        merged = wrapped.merge_and_unload()
+    except Exception as error:
+        raise Refused(f"PEFT cannot merge {request.adapter}: {_said(error)}", "Run it with PEFT beside its base instead.") from error
     bad = next((name for name, tensor in merged.named_parameters() if not bool(torch.isfinite(tensor).all())), None)
     if bad is not None:
         raise Refused(
@@ -190,20 +190,33 @@ def merge_with_peft(request: PeftRequest) -> None:
     merged.save_pretrained(request.out, max_shard_size="5GB")
 
 
+def _class_of(base: str) -> Any:
+    """transformers' class for the folder: the one that its config names, which need not be a causal language model's."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
+    named = next(iter(getattr(config, "architectures", None) or ()), "")
+    return getattr(transformers, named, transformers.AutoModelForCausalLM)
+
+
+def _said(error: Exception) -> str:
+    return str(error).strip()[:600] or type(error).__name__
+
+
 def unpickle(request: UnpickleRequest) -> None:
     """The tensors of an adapter_model.bin as safetensors; torch's weights_only lets nothing else through."""
     side.tell("progress", done=0, note="reading the pickle")
-    import pickle
-
     import torch
     from safetensors.torch import save_file
 
+    fix = "Have the adapter saved as safetensors by whoever trained it."
     try:
         tensors = torch.load(request.pickle, map_location="cpu", weights_only=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, request.out)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-        cause = f"{request.pickle} is no file of tensors: {str(error).strip()[:400]}"
-        raise Refused(cause, "Have the adapter saved as safetensors by whoever trained it.") from None
+    except Exception as error:  # rubbish ends in whatever the unpickler stumbles over, IndexError too
+        raise Refused(f"{request.pickle} is no file of tensors: {_said(error)[:400]}", fix) from None
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise Refused(f"{request.pickle} holds {type(tensors).__name__}, not tensors by their names.", fix)
+    save_file({str(name): tensor.contiguous().clone() for name, tensor in tensors.items()}, request.out)
 
 
 if __name__ == "__main__":

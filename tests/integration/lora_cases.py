@@ -8,6 +8,7 @@ Writes FOLDER/CASE/{base,adapter,peft} and FOLDER/rows.json. Importing torch, tr
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +17,15 @@ from typing import Any
 import torch
 from peft import LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 warnings.filterwarnings("ignore")
 SMALL = dict(hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=300)
@@ -29,6 +38,14 @@ def qwen3(**changes: Any) -> Any:
 
 def gpt2(**changes: Any) -> Any:
     return GPT2Config(**{"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 300, "n_positions": 128, **changes})
+
+
+def qwen_vl() -> Any:
+    """Its checkpoint has the names of before transformers 4.52, its adapter those of after."""
+    text = {**SMALL, "max_position_embeddings": 128, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "bos_token_id": 1}
+    vision = dict(depth=1, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64, fullatt_block_indexes=[0])
+    marks = dict(image_token_id=290, video_token_id=291, vision_start_token_id=292, vision_end_token_id=293)
+    return Qwen2_5_VLConfig(text_config={**text, "eos_token_id": 2}, vision_config=vision, tie_word_embeddings=False, **marks)
 
 
 ALL = "all-linear"
@@ -89,6 +106,27 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "pissa": {"config": qwen3, "lora": dict(r=8, init_lora_weights="pissa", target_modules=["q_proj"])},
     "tied-head": {"config": lambda: qwen3(tie_word_embeddings=True), "lora": dict(r=8, target_modules=["lm_head", "q_proj"])},
+    "tying": {
+        "config": lambda: qwen3(tie_word_embeddings=True),
+        "lora": dict(r=10, lora_alpha=24, target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+    },
+    "wrapped": {
+        "config": qwen3,
+        "lora": dict(r=10, lora_alpha=24, use_dora=True, target_modules=["q_proj"], modules_to_save=["norm"]),
+        "keys": lambda name: f"module._orig_mod.{name}".replace(".self_attn.", "._checkpoint_wrapped_module.self_attn."),
+    },
+    "renamed": {"config": qwen_vl, "lora": dict(r=10, lora_alpha=24, target_modules=["q_proj", "v_proj", "qkv"])},
+    "resized": {
+        "config": qwen3,
+        "lora": dict(r=10, lora_alpha=24, target_modules=["q_proj"], modules_to_save=["embed_tokens"]),
+        "grown": 310,
+    },
+    "tied-apart": {
+        "config": lambda: qwen3(tie_word_embeddings=True),
+        "lora": dict(r=8, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]),
+    },
+    "tied-by-default": {"config": gpt2, "lora": dict(r=8, target_modules=["c_attn", "wte"]), "unsaid": "tie_word_embeddings"},
+    "backup": {"config": qwen3, "lora": dict(r=8, init_lora_weights="pissa", target_modules=["q_proj", "o_proj"]), "called": True},
     "untrained": {"config": qwen3, "lora": dict(r=8, lora_alpha=16, target_modules=["q_proj"]), "trained": False},
 }
 
@@ -97,23 +135,45 @@ def make(folder: Path, case: dict[str, Any]) -> None:
     """The base in several shards, an adapter as if trained, and PEFT's plain merge."""
     torch.manual_seed(0)
     config, lora = case["config"](), {"task_type": "CAUSAL_LM", **case["lora"]}
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = build(config)
     for parameter in model.parameters():
         parameter.data.normal_(0, SPREAD)
     model.to(case.get("dtype", torch.bfloat16)).save_pretrained(folder / "base", max_shard_size="150KB")
     if case.get("strip"):
         strip(folder / "base", case["strip"])
-    base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype="auto")
+    base = load(config, folder / "base")
+    if case.get("grown"):  # in memory, as for added tokens; the base that fits is saved beside
+        base.resize_token_embeddings(case["grown"])
+        shutil.move(folder / "base", folder / "smaller")
+        base.save_pretrained(folder / "base", max_shard_size="150KB")
+        base.config._name_or_path = str(folder / "smaller")
     wrapped = get_peft_model(base, case.get("kind", LoraConfig)(**lora))
-    if case.get("trained", True):
+    if case.get("trained", True) and not case.get("called"):
         pretend_training(wrapped)
+    if "called" in case:  # as LLaMA-Factory's callback saves it
+        wrapped.peft_config["default"].init_lora_weights = case["called"]
     wrapped.save_pretrained(folder / "adapter")
+    if case.get("unsaid"):
+        told = json.loads((folder / "base" / "config.json").read_text())
+        (folder / "base" / "config.json").write_text(json.dumps({name: value for name, value in told.items() if name != case["unsaid"]}))
     weights = folder / "adapter" / "adapter_model.safetensors"
     if case.get("saved"):
         save_file({name: tensor.to(case["saved"]) for name, tensor in load_file(weights).items()}, weights)
-    fresh = AutoModelForCausalLM.from_pretrained(folder / "base", dtype="auto")
-    merged = PeftModel.from_pretrained(fresh, folder / "adapter").merge_and_unload()
+    merged = PeftModel.from_pretrained(load(config, folder / "base"), folder / "adapter").merge_and_unload()
     merged.save_pretrained(folder / "peft")
+    if case.get("keys"):
+        save_file({case["keys"](name): tensor for name, tensor in load_file(weights).items()}, weights)
+
+
+def build(config: Any) -> Any:
+    if isinstance(config, Qwen2_5_VLConfig):
+        return Qwen2_5_VLForConditionalGeneration(config)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def load(config: Any, folder: Path) -> Any:
+    kind = Qwen2_5_VLForConditionalGeneration if isinstance(config, Qwen2_5_VLConfig) else AutoModelForCausalLM
+    return kind.from_pretrained(folder, dtype="auto")
 
 
 def pretend_training(wrapped: Any) -> None:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 EQUAL = (
     *("plain", "scale", "bf16", "fp16", "rslora", "patterns", "layers", "regex", "dora", "dora-bf16", "embedding", "embedding-dora"),
     *("saved", "saved-norm", "bias", "mica", "tied", "fp16-base", "fp32-base", "fp32-base-bf16", "conv1d", "conv1d-dora"),
-    *("conv1d-short-names", "wide", "wide-dora"),
+    *("conv1d-short-names", "wide", "wide-dora", "tying", "wrapped", "renamed", "resized"),
 )
 REFUSED = {
     "lokr": "LOKR is not LoRA",
@@ -36,6 +36,10 @@ REFUSED = {
     "lora-bias": "lora_bias is set",
     "pissa": '"pissa" changes the base',
     "tied-head": "one tensor in this base",
+    "tied-apart": "one tensor in this base",
+    "tied-by-default": "one tensor in this base",
+    "backup": "a part of the base's own weights",
+    "untrained": "lora_A or lora_B is zero",
 }
 
 
@@ -106,18 +110,41 @@ def test_what_it_does_not_do_is_refused_by_name(cases: Path, tmp_path: Path, nam
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["scale", "lokr", "tied-head"])
-def test_peft_itself_by_the_same_contract(cases: Path, tmp_path: Path, name: str) -> None:
-    merged = merge(cases / name / "base", cases / name / "adapter", tmp_path / "out", method="peft")
+@pytest.mark.parametrize(
+    ("name", "accept"),
+    [
+        ("scale", ()),
+        ("lokr", ()),
+        ("pissa", ()),
+        ("tokens", ()),
+        ("lora-bias", ()),
+        ("tied-apart", ()),
+        ("renamed", ()),
+        ("tied-head", ("tied pair",)),
+    ],
+)
+def test_peft_itself_by_the_same_contract(cases: Path, tmp_path: Path, name: str, accept: tuple[str, ...]) -> None:
+    merged = merge(cases / name / "base", cases / name / "adapter", tmp_path / "out", method="peft", accept=accept)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (cases / name / "peft" / "model.safetensors").read_bytes()
     assert merged.changed > 0 and merged.record["method"] == "peft" and sorted(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
+@pytest.mark.parametrize("name", ["wrapped", "tied-head", "backup", "untrained"])
+def test_what_peft_would_merge_wrongly_is_refused_too(cases: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(LabError):
+        merge(cases / name / "base", cases / name / "adapter", tmp_path / "out", method="peft")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("method", merging.METHODS)
 def test_a_merge_that_changed_nothing_is_an_error(cases: Path, tmp_path: Path, method: str) -> None:
+    faint = tmp_path / "faint"
+    shutil.copytree(cases / "plain" / "adapter", faint)
+    config = json.loads((faint / "adapter_config.json").read_text())
+    (faint / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1e-12}))
     with pytest.raises(LabError, match="changed nothing"):
-        merge(cases / "untrained" / "base", cases / "untrained" / "adapter", tmp_path / "out", method=method)
-    assert not list(tmp_path.iterdir())
+        merge(cases / "plain" / "base", faint, tmp_path / "out", method=method)
+    assert list(tmp_path.iterdir()) == [faint]
 
 
 def test_the_folder_is_complete_and_says_where_it_comes_from(model: tuple[Path, Path], tmp_path: Path) -> None:
@@ -208,7 +235,7 @@ def test_a_broken_number_names_the_tensor_and_keeps_nothing(model: tuple[Path, P
     stem = "model.layers.3.mlp.up_proj"
     put(adapter / "adapter_model.safetensors", f"base_model.model.{stem}.lora_{half}.weight", value)
     before = state(base)
-    with pytest.raises(LabError, match=f"{stem}.weight would hold NaN or infinity.*lora_{half} of .*adapter_model.safetensors is broken"):
+    with pytest.raises(LabError, match=f"NaN or infinity in 1 of 84 tensors, first .*{stem}.lora_{half}.weight"):
         merge(base, adapter, tmp_path / "out")
     assert state(base) == before and {path.name for path in tmp_path.iterdir()} == {"base", "adapter"}
 
@@ -277,6 +304,10 @@ def test_a_pickle_is_refused_unless_asked_for_and_then_read_without_running_it(
     with pytest.raises(LabError, match="is no file of tensors"):
         merge(case / "base", evil, tmp_path / "never", allow_pickle=True)
     assert not mark.exists() and not (tmp_path / "never").exists()
+    for rubbish in (b"", b"rubbish", b"\x80\x02}q\x00(X\x03", b"PK\x03\x04", b"\x80\x04."):
+        (evil / "adapter_model.bin").write_bytes(rubbish)
+        with pytest.raises(LabError, match=r"evil/adapter_model.bin (is no file of tensors|holds)"):
+            merge(case / "base", evil, tmp_path / "never", allow_pickle=True)
 
 
 def cut(path: Path) -> None:

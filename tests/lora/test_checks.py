@@ -135,13 +135,13 @@ PLANTED: dict[str, tuple[Plant, list[tuple[str, str]], str]] = {
     "no name": (lambda b, a: edit(a / "adapter_config.json", base_model_name_or_path=None), [("base name", LOOK)], "does not say"),
     "rank": (
         lambda b, a: edit(a / "adapter_config.json", rank_pattern={"nothing_of_this_name": 65}),
-        [("rank above limit", BLOCKS)],
+        [("rank above limit", BLOCKS), ("idle patterns", LOOK)],
         "rank 65 is above --max-lora-rank 16",
     ),
     "not for vLLM": (
         lambda b, a: edit(a / "adapter_config.json", modules_to_save=["lm_head"], bias="all"),
-        [("not servable", BLOCKS)],
-        "modules_to_save lm_head, bias all",
+        [("not servable", BLOCKS), ("idle patterns", LOOK)],
+        "vLLM 0.32.0 cannot serve it unmerged: modules_to_save lm_head is refused; bias all is refused",
     ),
 }
 
@@ -158,7 +158,7 @@ def test_what_is_planted_is_found(base: Path, adapter: Path, name: str) -> None:
 
 def test_the_fix_for_the_rank_is_a_value_that_vllm_takes(base: Path, adapter: Path) -> None:
     edit(adapter / "adapter_config.json", rank_pattern={"nothing_of_this_name": 65})
-    [finding] = check(base, adapter, max_lora_rank=64).findings
+    [finding] = check(base, adapter, max_lora_rank=64)["rank above limit"]
     assert "max_lora_rank=128" in finding.fix
     assert check(base, adapter)
 

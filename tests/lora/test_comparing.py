@@ -83,6 +83,17 @@ def test_a_merge_that_did_harm_is_false_and_says_where(change: dict[str, Any], s
     assert re.search(said, harmed.lines()[-1])
 
 
+def test_numbers_that_no_rounding_makes_are_not_explained_by_rounding() -> None:
+    far = proof(
+        weights=(ModuleKind("embed_tokens", 1, 1, 1000, 900, 2.0, 4980533.5),), forced=forced(0.07, widest_margin=3.0), exact=forced(0.07)
+    )
+    words = str(far)
+    assert far.lines()[0] == "weights: up to 4,980,534 units in the last place from the exact sum"
+    assert "Roundings do not explain" in far.explanation() and "first token" in far.explanation()
+    for part in ("within one", "So the roundings fall elsewhere", "near ties", "only the rounding of the merged weights is left"):
+        assert part not in words
+
+
 def test_near_ties_of_the_models_own_type_are_told_and_are_no_fault_of_the_merge() -> None:
     unsure = proof(forced=forced(0.95), exact=forced(1.0))
     assert unsure and unsure.lines()[1] == "same first token: 95.00% (100.00% in fp32 arithmetic)"

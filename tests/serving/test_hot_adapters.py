@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adapter_server import AdapterServer, adapter_server
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from labkit.chat.served import resolve_model_name
 from labkit.common.errors import AdapterError, LabError, NotRunning, SettingError, VerificationError
@@ -283,3 +283,28 @@ def test_adapters_for_the_start_are_looked_at_before_it(tmp_path: Path, started:
     servers.serve("vllm", base, enable_lora=True, max_lora_rank=32, lora_modules=[f"a={high}"])
     servers.serve("vllm", base, enable_lora=True, lora_modules=['{"name": "a", "path": "/x"}'])
     assert [record.command[-1] for record, _ in started] == [f"a={high}", '{"name": "a", "path": "/x"}']
+
+
+def edit(folder: Path, **changes: Any) -> Path:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_numbers_and_settings_are_looked_at_with_the_base_s_weights_and_without(
+    server: AdapterServer, tmp_path: Path, weights: bool
+) -> None:
+    if not weights:
+        (tmp_path / "base" / "model.safetensors").unlink()
+    refused(server, "two", edit(make_adapter(tmp_path / "dora"), lora_bias=True), AdapterError, "lora_bias")
+    for name, number, said in (("nan", np.nan, "NaN or infinity"), ("zero", 0, "lora_A or lora_B is zero")):
+        folder = make_adapter(tmp_path / name)
+        tensors = {key: value * np.float32(number) for key, value in load_file(folder / "adapter_model.safetensors").items()}
+        save_file(tensors, folder / "adapter_model.safetensors")
+        refused(server, "two", folder, AdapterError, said)
+    scaled = edit(make_adapter(tmp_path / "scaled"), use_rslora=True)
+    assert server.load_adapter("two", scaled).name == "two"
+    server.be(ENGINES["sglang"])
+    server.http.seen.clear()
+    refused(server, "three", scaled, AdapterError, "alpha / rank")

@@ -13,7 +13,7 @@ import yaml
 
 from labkit.common import logs
 from labkit.common.errors import LabError, SettingError
-from labkit.models import course_model
+from labkit.models import course_model, random_weights
 from labkit.models.profiles import profile
 from labkit.runtimes import environments
 from labkit.training import llamafactory
@@ -212,3 +212,28 @@ def test_a_stand_in_says_what_it_is(engine: str, name: str) -> None:
     exec(row.overlaid()[Path(name, "__init__.py")].read_text(), said)
     with pytest.raises(AttributeError, match=f"{name}.load: this environment of labkit's .* empty stand-in"):
         said["__getattr__"]("load")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "did not export"),
+        ({"init_lora_weights": "pissa"}, "did not export"),
+        ({"trainable_token_indices": [1]}, "did not export"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config is set"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication is set"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
+    ],
+)
+def test_export_refuses_what_its_own_merge_cannot_do_and_nothing_else(
+    base: Path, factory: Any, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    """The stand-in exports nothing: what comes as far as that was not refused."""
+    factory()
+    adapter = random_weights.random_adapter(base, tmp_path / "adapter", rank=4, alpha=8)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, **settings}))
+    with pytest.raises(LabError, match=said) as caught:
+        llamafactory.export(base, adapter, tmp_path / "out")
+    assert 'method="peft"' not in caught.value.fix or 'labkit.lora.merge(..., method="peft")' in caught.value.fix
+    assert not (tmp_path / "out").exists()

@@ -71,3 +71,41 @@ def test_older_checkpoints_need_the_older_script(tmp_path: Path, lost: str) -> N
 def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="is no checkpoint of VERL"):
         verl_checkpoint.detect(tmp_path)
+
+
+def shards(folder: Path, world: int, ranks: list[int], names: list[str] = FULL) -> None:
+    for rank in ranks:
+        shard(folder / f"model_world_size_{world}_rank_{rank}.pt", dict.fromkeys(names))
+
+
+@pytest.mark.parametrize(
+    ("said", "there", "missing", "others"),
+    [
+        (4, {8: [0, 1, 2, 3]}, [0, 1, 2, 3], (8,)),
+        (4, {2: [0, 1], 4: [2, 3]}, [0, 1], (2,)),
+        (4, {2: [0, 1], 4: [0, 1, 2, 3]}, [], (2,)),
+        (16, {16: [*range(8)]}, [*range(8, 16)], ()),
+        (64, {64: [*range(48, 56)]}, [rank for rank in range(64) if not 48 <= rank < 56], ()),
+        (0, {2: [0, 1], 4: [2, 3]}, [], (4,)),
+        (0, {4: [2, 3]}, [0, 1], ()),
+    ],
+)
+def test_every_file_that_is_opened_is_there_or_named(
+    tmp_path: Path, said: int, there: dict[int, list[int]], missing: list[int], others: tuple[int, ...]
+) -> None:
+    folder = checkpoint(tmp_path / "actor", FULL, ranks=1, config=False)
+    (folder / "model_world_size_1_rank_0.pt").unlink()
+    for world, ranks in there.items():
+        shards(folder, world, ranks)
+    if said:
+        (folder / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 1, "world_size": said}))
+    found = verl_checkpoint.detect(folder)
+    assert found.missing == tuple(f"model_world_size_{found.world_size}_rank_{rank}.pt" for rank in missing)
+    assert found.others == others and (found.world_size == said or not said)
+
+
+def test_what_it_holds_is_told_from_the_shards_that_count(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "actor", FULL)
+    shards(folder, 4, [0], WITH_BASE)
+    assert verl_checkpoint.detect(folder).contents == verl_checkpoint.FULL
+    assert "shards of 4 ranks" in str(verl_checkpoint.detect(folder))
