@@ -172,7 +172,8 @@ def of(lines: list[LogLine]) -> list[Root]:
     if served and not wrappers and not any(WRAPPERS.match(line.text) for line in lines if line.level not in QUIET):
         errors = [root for root in roots if root.rank == LIVED and (root.raised.level == "ERROR" or root.raised.frames)]
         roots = [root for root in roots if root.rank < LIVED] or [replace(root, rank=WITNESS) for root in reversed(errors[-MOST_ERRORS:])]
-    roots = _one_a_process(roots)
+    cut = {root.process: root.number for root in wrappers if root.raised.type == CUT_OFF}
+    roots = _one_a_process([root for root in roots if root.rank < LIVED or root.number > cut.get(root.process, 0)])
     if not (roots and roots[0].rank == WITNESS):
         roots.sort(key=lambda root: (root.rank, root.stamp or "~", root.number))
     if not roots and not served:

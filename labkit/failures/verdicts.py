@@ -32,6 +32,8 @@ BROKEN_OFF = Words(
     "The log breaks off inside a traceback, before it says which exception it was.", "日志在 traceback 中间断了，还没说是什么异常。"
 )
 LONGEST_PATH = 1000
+LINES_BESIDE = 3
+"""Lines of compilers or of NCCL that are shown with an exception that points at them."""
 DEEPEST = 10
 """Exceptions of a chain that are looked at, from either end."""
 NAMES_OF_DEATHS = frozenset(name for name, _ in deaths.DEATHS) - {"ValueError"}
@@ -184,8 +186,8 @@ def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdic
     failure, told, groups = classify(root, stage, engine)
     others = tuple(one.words for one in root.chain[-DEEPEST:] if one is not told and one.message not in told.message)
     verdict = Verdict(True, type=told.type, message=told.message or told.source, line=told.line, number=told.number - start, file=file)
-    if failure is not None and failure.beside:
-        others += tuple(line.strip() for line in root.beside.splitlines() if failure.beside.search(line))[:1]
+    telling = failure.beside if failure is not None else None
+    others += tuple(line.strip() for line in root.beside.splitlines() if telling is None or telling.search(line))[:LINES_BESIDE]
     verdict = replace(verdict, process=root.process, phase=stage, engine=engine, others=others)
     if failure is None:
         return verdict
