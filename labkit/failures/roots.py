@@ -247,7 +247,8 @@ def _of_the_last_start(
             starts[line.process, "" if "pid" in line.process else said].append(line.number)
     one_each = [numbers[:1] if "pid" in process else numbers for (process, _), numbers in starts.items()]
     began = max((numbers[-1] for numbers in one_each), default=0)
-    repeated = sum("pid" in process for process, _ in starts) > 1 or any(len(numbers) > 1 for numbers in one_each)
+    by_pid = {process for process, _ in starts if "pid" in process}
+    repeated = len(by_pid) + max((len(numbers) for (process, _), numbers in starts.items() if "pid" not in process), default=0) > 1
     if not repeated or not any(root.number < began for root in [*roots, *wrappers]):
         return roots, wrappers
     earlier = {process for process, own in by_process.items() if process and "pid" in process and own[0].number < began}

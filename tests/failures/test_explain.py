@@ -220,6 +220,8 @@ def test_of_two_starts_in_one_file_the_last_counts() -> None:
     )
     assert explain_text(banner.format(6, 0) + first + banner.format(96, 1) + second).id == "no-weights"
     assert explain_text(banner.format(6, 0) + first + banner.format(96, 1)).id == "port-taken"
+    third = "[2026-11-26 12:00:00] server_args=ServerArgs(model_path='m')\n" + scheduler("RuntimeError: UVA is not available")
+    assert explain_text(banner.format(6, 0) + first + third).id == "wsl-uva"
 
 
 def test_of_two_processes_the_one_that_failed_first_counts() -> None:
