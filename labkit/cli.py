@@ -12,41 +12,37 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common.errors import LabError
 from .common.faults import fault
 from .common.refusals import refusal
+from .failures.wording import as_flags
 from .models.profiles import profiles
+from .words import parser
 
 if TYPE_CHECKING:
     from .serving.server import Server
 
 
-EPILOG = """\
-first time       ./lab doctor          what this machine is and what to put right
-                 ./lab run 01 02 03    the course, from notebook 01 on (makes what it needs; minutes)
-every day        ./lab up vllm         serve a model that stays up; then ps, logs, down
-第一次：./lab doctor 看机器，./lab run 01 02 03 跑课程；平时：./lab up vllm，然后 ps、logs、down。
-"""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _parser()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["tunnel"]:
+    reader, typed = parser(), list(sys.argv[1:] if arguments is None else arguments)
+    if typed[:1] == ["tunnel"]:
         from .machine.tunnels import with_login_apart
 
-        words = with_login_apart(words)
-    chosen, rest = parser.parse_known_args(words)
+        typed = with_login_apart(typed)
+    if not all(_is_text(word) for word in typed):
+        reader.error("a word is no text in UTF-8")
+    chosen, rest = reader.parse_known_args(typed)
     if rest and not chosen.takes_rest:
-        parser.error(f"unknown: {' '.join(rest)}")
+        reader.error(f"unknown: {' '.join(rest)}")
     chosen.rest = [word for word in rest if word != "--"]
     try:
-        return int(chosen.action(chosen) or 0)
+        return int(ACTIONS[chosen.word](chosen) or 0)
     except LabError as error:
-        return _tell(error)
+        return _tell(error, as_flags(str(error), chosen.rest) if chosen.word == "up" else str(error))
     except BrokenPipeError:  # whoever read our output has gone: ./lab logs | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -59,87 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(fault(error))
 
 
-def _tell(error: LabError) -> int:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+def _tell(error: LabError, said: str = "") -> int:
+    print(f"{type(error).__name__}: {said or error}", file=sys.stderr)
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="./lab", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(takes_rest=False)
-    words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
-
-    run = _word(words, "run", _run, "run notebooks from the first cell to the last · 运行课程")
-    run.add_argument("notebooks", nargs="*", metavar="NN", help="01 02 03; all of them if none is named")
-    run.add_argument("--profile", default="auto", help=f"course model: auto, {', '.join(profiles())}")
-    run.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value for the parameters cell"
-    )
-    run.add_argument("--out", help="folder for executed notebooks, HTML and summary.json (default: runs/ beside notebooks/)")
-    run.add_argument("--keep-going", action="store_true", help="go on with the next notebook after a failure")
-    run.add_argument("--bless", action="store_true", help="for authors: write the check cells' outputs back into the notebooks")
-
-    test = _word(words, "test", _test, "run the tests: all, or one tier · 运行测试", takes_rest=True)
-    test.add_argument(
-        "tier", nargs="?", default="all", choices=["all", "unit", "integration", "notebooks"], help="further words go to pytest"
-    )
-
-    _word(words, "doctor", _doctor, "what this machine is, and what to put right · 检查机器")
-
-    up = _word(words, "up", _up, "start a server that stays up; further flags go to the engine · 启动服务", takes_rest=True)
-    up.add_argument("engine", help="vllm, sglang, or open-webui (the chat page: no model behind it)")
-    up.add_argument("model", nargs="?", default="auto", help="a profile, a folder or a hub's id")
-    up.add_argument("--name", help="a name of its own, for several servers of one engine (default: the engine's)")
-    up.add_argument("--port", type=int, help="default: the engine's own; for another name the next one that is free")
-    up.add_argument("--gpus", metavar="0,1", help="indices as nvidia-smi shows them, or UUIDs")
-    up.add_argument("--share-gpu", action="store_true", help="also on a GPU that another server of the kit uses")
-    up.add_argument("--no-wait", action="store_true", help="return at once; ./lab ps tells when it is ready")
-    up.add_argument("--modelscope", action="store_true", help="take a hub id from ModelScope")
-
-    down = _word(words, "down", _down, "stop servers and see their memory come back · 停止服务")
-    down.add_argument("names", nargs="*", metavar="NAME")
-    down.add_argument("--all", action="store_true", help="every server of this kit (also without names)")
-
-    _word(words, "ps", _ps, "which servers run, from the process table · 查看服务")
-
-    logs = _word(words, "logs", _logs, "the log of a server · 查看日志")
-    logs.add_argument("name", nargs="?", default="vllm")
-    logs.add_argument("-n", "--lines", type=int, default=40)
-    logs.add_argument("-e", "--errors", action="store_true", help="standard error instead of standard output")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows (Ctrl-C ends it)")
-
-    tunnel = _word(words, "tunnel", _tunnel, "how to reach a page of this machine from your own computer · 从自己的电脑访问")
-    tunnel.add_argument("--ports", type=int, nargs="+", default=None, metavar="PORT", help="ports of this machine (default: Open-WebUI's)")
-    tunnel.add_argument("--share", action="store_true", help="-g: also for the computers around yours; read the warning")
-    tunnel.add_argument("login", nargs=argparse.REMAINDER, help="the login line, as AutoDL shows it; asked for if left out")
-
-    download = _word(words, "download", _download, "fetch a course model and verify it · 下载模型")
-    download.add_argument("profile", nargs="?", default="auto")
-    download.add_argument("--source", default="modelscope", choices=["modelscope", "huggingface", "git-lfs"])
-
-    merge = _word(words, "merge", _merge, "check a LoRA adapter and merge it into its base · 检查并合并 LoRA")
-    merge.add_argument("base", help="a profile, or the folder of the base model")
-    merge.add_argument("adapter", help="the folder with adapter_config.json")
-    merge.add_argument("out", nargs="?", help="the folder to make; it must not exist, or be empty (not needed with --check-only)")
-    merge.add_argument("--check-only", action="store_true", help="say what was found and stop")
-    merge.add_argument("--method", default="labkit", choices=["labkit", "peft"], help="peft: with the whole model in memory")
-    merge.add_argument("--tokenizer", default="base", choices=["base", "adapter"], help="whose tokenizer and chat template the result gets")
-    merge.add_argument("--accept", action="append", default=[], metavar="KIND", help="go on with findings of this kind; may be repeated")
-    merge.add_argument("--allow-pickle", action="store_true", help="read an adapter_model.bin (tensors only)")
-    return parser
-
-
-def _word(
-    words: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    action: Callable[[argparse.Namespace], int | None],
-    text: str,
-    *,
-    takes_rest: bool = False,
-) -> argparse.ArgumentParser:
-    parser = words.add_parser(name, help=text, description=text)
-    parser.set_defaults(action=action, takes_rest=takes_rest)
-    return parser
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -266,6 +192,15 @@ def _follow(server: Server, *, errors: bool) -> None:
     sys.stdout.write(follower.new(last=True))
 
 
+def _explain(chosen: argparse.Namespace) -> None:
+    from .failures.verdicts import explain, explain_text
+
+    verdict = (
+        explain_text(sys.stdin.read(), engine=chosen.engine) if chosen.file == "-" else explain(Path(chosen.file), engine=chosen.engine)
+    )
+    print(as_flags(verdict.text(chosen.language)))
+
+
 def _download(chosen: argparse.Namespace) -> None:
     from .hub.downloads import download
     from .hub.loopback import open_hub
@@ -290,3 +225,18 @@ def _merge(chosen: argparse.Namespace) -> int:
     options = {name: getattr(chosen, name) for name in ("method", "tokenizer", "accept", "allow_pickle")}
     print(lora.merge(base, chosen.adapter, chosen.out, **options))
     return 0
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "run": _run,
+    "test": _test,
+    "doctor": _doctor,
+    "up": _up,
+    "down": _down,
+    "ps": _ps,
+    "logs": _logs,
+    "explain": _explain,
+    "tunnel": _tunnel,
+    "download": _download,
+    "merge": _merge,
+}

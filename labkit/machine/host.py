@@ -27,7 +27,7 @@ from .ports import Listener
 if TYPE_CHECKING:
     from .gpu import Device
     from .kernel_spec import KernelSpec
-    from .nvml import Failure
+    from .nvml import DriverFailure
 
 
 NETWORK_TURBO = Path("/etc/network_turbo")
@@ -82,7 +82,7 @@ class Facts:
     settings: Settings
     shared_memory_free: int = 0
     container_limit: int = 0
-    gpu_failure: Failure | None = None
+    gpu_failure: DriverFailure | None = None
     """What NVML says where it fails, of all GPUs or of one."""
     gpu_problem: tuple[str, str] | None = None
     """Cause and fix where there is a GPU that this process cannot use, and nobody hid it on purpose."""

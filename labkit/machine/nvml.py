@@ -23,7 +23,7 @@ ABSENT = {9: "driver not loaded", 12: "shared library not found"}
 
 
 @dataclass(frozen=True)
-class Failure:
+class DriverFailure:
     """Why nothing, or not everything, is known of the GPUs: what NVML said, what that means, what to do."""
 
     said: str
@@ -78,7 +78,7 @@ def load_nvml() -> Any:
     return _initialised()[0]
 
 
-def failure() -> Failure | None:
+def failure() -> DriverFailure | None:
     """Why NVML gives no answer, or none of one card, though there is a GPU; None where it answers, or where there is no GPU."""
     nvml, said = _initialised()
     if nvml is None:
@@ -168,12 +168,14 @@ def _shared_memory() -> tuple[int, int, str]:
     return memory.total, memory.total - memory.available, "system"
 
 
-def _initialised() -> tuple[Any, Failure | None]:
+def _initialised() -> tuple[Any, DriverFailure | None]:
     """(the binding, None), or (None, why it fails; None where there simply is no GPU)."""
     try:
         import pynvml
     except ImportError:
-        missing = Failure("no module pynvml", "The package nvidia-ml-py is missing, so nothing is known of the GPU.", "Call ./lab again.")
+        missing = DriverFailure(
+            "no module pynvml", "The package nvidia-ml-py is missing, so nothing is known of the GPU.", "Call ./lab again."
+        )
         return None, missing if _device_files() else None
     try:
         pynvml.nvmlInit()
@@ -201,16 +203,16 @@ def _problem(nvml: Any, question: str, *arguments: Any) -> Exception | None:
     return None
 
 
-def _meaning(problem: Exception, where: str = "") -> Failure:
+def _meaning(problem: Exception, where: str = "") -> DriverFailure:
     """What NVML's error means. Its code decides; a library that is too old to know a code gives its words."""
     code, said = getattr(problem, "value", None), str(problem).strip() or type(problem).__name__
     for number, words, cause, fix in MEANINGS:
         if code == number or words in said.lower():
-            return Failure(said, where + cause, fix)
+            return DriverFailure(said, where + cause, fix)
     if _is_absence(problem):
         cause = "A GPU is there (/dev/nvidia*), and the driver's library or kernel module is missing or damaged."
         fix = "In a container: start it with the capability utility (docker: --gpus all, NVIDIA_DRIVER_CAPABILITIES=compute,utility)."
-        return Failure(said, where + cause, fix)
-    return Failure(
+        return DriverFailure(said, where + cause, fix)
+    return DriverFailure(
         said, f"{where}The driver's library (NVML) fails.", "nvidia-smi in a terminal says more; restarting the instance helps mostly."
     )

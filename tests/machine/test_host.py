@@ -14,7 +14,7 @@ from labkit.machine import host, packages
 from labkit.machine.gpu import Device
 from labkit.machine.host import Building, Facts, Processor
 from labkit.machine.kernel_spec import KernelSpec
-from labkit.machine.nvml import Failure
+from labkit.machine.nvml import DriverFailure
 from labkit.machine.ports import Listener
 
 HERE = host.facts()
@@ -172,7 +172,7 @@ SLICE = dataclasses.replace(gpu(), name="Course Card MIG 1g.10gb", uuid="MIG-1",
 OLD = dataclasses.replace(gpu(), name="Old Card", capability=(7, 0))
 MUTE = dataclasses.replace(gpu(), total_bytes=0, used_bytes=0, memory_call="")
 BUILDING = Building("/usr/bin/gcc", headers=True, python="Python 3.11.7 at /usr", cuda=True)
-LOST = Failure("GPU is lost", "A GPU no longer answers: it fell off the bus or overheated.", "Restart the instance.")
+LOST = DriverFailure("GPU is lost", "A GPU no longer answers: it fell off the bus or overheated.", "Restart the instance.")
 HIDDEN = ("CUDA_VISIBLE_DEVICES is '1', which names no GPU of this machine first: CUDA then sees none.", "unset CUDA_VISIBLE_DEVICES")
 
 
