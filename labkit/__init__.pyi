@@ -11,6 +11,7 @@ from .common.errors import LabError as LabError
 from .common.settings import settings as settings
 from .course.checkup import doctor as doctor
 from .engines.pairs import flag_table as flag_table
+from .failures.verdicts import explain as explain
 from .hub.downloads import download as download
 from .hub.downloads import download_lines as download_lines
 from .hub.downloads import preview as preview

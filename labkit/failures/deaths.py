@@ -1,0 +1,63 @@
+"""How a process ends without a traceback: a refused command line, a missing library, the interpreter's own death, a kill.
+
+Each is found by its own words at the beginning of a line, and gets the name by which the catalogue asks for its kind. Also the lines of
+compilers and of NCCL that say why when an exception only says that they failed. Does not cover exceptions (`tracebacks`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .records import Record
+from .tracebacks import QUIET, Chain, Raised
+
+DEATHS = (
+    (
+        "ArgumentError",
+        r"(?!(?:\S*/)?(?:ninja|ld|gcc|g\+\+|cc1\w*|c\+\+|nvcc|make|uv|pip|git|curl|error|rm|cp)\b)[\w./-]+(?: [\w-]+)*: error: (?P<m>.+)",
+    ),
+    ("FatalPythonError", r"(?P<m>Fatal Python error: .+)"),
+    ("Terminate", r"(?P<m>terminate called (?:after throwing an instance of .+|without an active exception.*|recursively))"),
+    ("LoaderError", r"(?P<m>\S+: (?:error while loading shared libraries: .+|symbol lookup error: .+|\S*: version `\S+' not found.*))"),
+    ("Segfault", r"(?P<m>!{3,} Segfault encountered !{3,}|\S*(?:Segmentation fault|Bus error|Illegal instruction)(?: .*)?)"),
+    ("Killed", r"(?P<m>(?:\S+: line \d+: +\d+ )?Killed\b(?! by user| remaining).*|.*\b(?:Out of memory: Killed|oom-kill|Memory cgroup out of memory).*)"),
+    ("NoCommand", r"(?P<m>(?:\S+: )?(?:line \d+: |\d+: )?\S+: (?:command )?not found|\S*python\S*: No module named \S+)"),
+    ("NoCommand", r"(?P<m>\S*python\S*: Error while finding module specification for .+)"),
+    ("ContainerError", r"(?P<m>docker: Error response from daemon: .+|.*nvidia-container-cli(?:\.real)?: .+)"),
+)
+DEATH = re.compile("|".join(f"(?P<k{place}>{pattern.replace('(?P<m>', f'(?P<m{place}>')})" for place, (_, pattern) in enumerate(DEATHS)))
+SIGNS = (
+    ": error: ", "Fatal Python", "terminate called", "error while loading", "lookup error", "' not found", "Segfault", "egmentation fault",
+    "Bus error", "Illegal instr", "Killed", "oom-kill", "ot found", "No module named", "module specification", "docker: Error",
+    "nvidia-container-cli",
+)  # fmt: skip
+WHAT = re.compile(r"\s*what\(\): +(.+)")
+DETAIL = re.compile(
+    r".*?(?:\bfatal error: |: error: |: Error: |cannot find -l|undefined reference|nvcc fatal|NCCL WARN|ninja: error|No space left|"
+    r"\bkilled\b|internal compiler error|command not found|not found$|[Ll]ast error:)"
+)
+DETAILS = 40
+
+
+def deaths(lines: Iterable[Record]) -> list[Chain]:
+    """What the lines of one process tell of an end without a traceback, in order."""
+    found: list[Chain] = []
+    stamp = ""
+    for line in lines:
+        stamp = line.stamp or stamp
+        text = line.text
+        if found and found[-1].raised[0].type == "Terminate" and (what := WHAT.match(text)):
+            found[-1].raised[0].message += f"\n{what[1]}"
+        if line.level in QUIET or not any(sign in text for sign in SIGNS) or not (match := DEATH.fullmatch(text)):
+            continue
+        place = next(place for place in range(len(DEATHS)) if match[f"k{place}"] is not None)
+        raised = Raised(DEATHS[place][0], match[f"m{place}"].strip(), line.number, text.strip(), line.level)
+        found.append(Chain(line.process, stamp, [raised]))
+    return found
+
+
+def details(lines: Iterable[Record]) -> list[str]:
+    """The lines of compilers and of NCCL that say what went wrong, the last ones of many."""
+    found = [line.text for line in lines if line.text[:1] != " " and DETAIL.match(line.text)]
+    return found[-DETAILS:]

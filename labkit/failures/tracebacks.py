@@ -1,0 +1,185 @@
+"""Python's tracebacks in a log: each exception with its whole message, and the chain that it belongs to.
+
+    chains(records(text))   -> [Chain((Raised("FileNotFoundError", "[Errno 2] ..."), Raised("RuntimeError", "..."))), ...]
+
+Covers chains ("direct cause", "During handling"), exception groups, tracebacks that carry a log's prefix on every line, that come out of
+another process in Ray's or multiprocessing's wrapping, that begin amid a line, whose head was cut off, and exceptions of which only the
+last line is there. A frame says where an exception was raised, never what it was. Does not cover which of them ended a process (`roots`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .records import GROUP, Record
+
+HEADER = "Traceback (most recent call last)"
+LINKS = {
+    "The above exception was the direct cause of the following exception": "cause",
+    "During handling of the above exception, another exception occurred": "context",
+}
+FRAME = re.compile(r'[ >]*File "([^"\n]+)"(?:, line (\d+))?(?:, in (.+))?')
+_NAME = r"(?P<type>[A-Za-z_]\w*(?:\.\w+)*)(?:\((?P<inner>[\w.]+)\))?"
+RAISED = re.compile(_NAME + r"(?::(?: (?P<message>.*)|$)|$)")
+"""The last line of a traceback."""
+ALONE = re.compile(
+    r"(?P<type>(?:[A-Za-z_]\w*\.)*_?[A-Z]\w*(?:Error|Exception|Expired|Interrupt|SystemExit|RemoteTraceback|Revision\w*))"
+    r"(?:\((?P<inner>[\w.]+)\))?(?::(?: (?P<message>.*)|$)|$)"
+)
+"""The same without a traceback before it: only names that are an exception's beyond doubt."""
+IGNORED = ("Exception ignored in", "Exception in thread", "Exception in callback", "Future exception was never retrieved")
+LONGEST = 400
+"""Lines of a message."""
+QUIET = frozenset(["DEBUG", "INFO", "WARNING"])
+PACKAGES = re.compile(r"^.*?(?:(?:site|dist)-packages|lib/python3\.\d+|sgl-workspace/sglang/python)/")
+STRAY = re.compile(r"\S+\.py:\d+: \w*Warning:|nanobind: |\[rank\d+\]:|/usr/.*resource_tracker\.py|Open an issue on GitHub |\*{5,}")
+
+
+@dataclass
+class Raised:
+    """An exception as a log tells it. `type` is the class with its module, `frames` its files and functions, the last one raised it."""
+
+    type: str
+    message: str
+    number: int
+    line: str
+    level: str = ""
+    frames: list[tuple[str, str]] = field(default_factory=list)
+    link: str = ""
+    """How the one before it in its chain led to it: cause, context, or "" of the first."""
+
+    @property
+    def name(self) -> str:
+        return self.type.rpartition(".")[2]
+
+    @property
+    def module(self) -> str:
+        """The dotted module of the frame that raised it, else that of its class; "" where neither is told."""
+        if not self.frames:
+            return self.type.rpartition(".")[0]
+        path = PACKAGES.sub("", self.frames[-1][0])
+        return path.removesuffix(".py").removesuffix("/__init__").strip("/.").replace("/", ".")
+
+
+@dataclass
+class Chain:
+    """Exceptions that led to each other, the first one first. `aside`: Python itself says that nobody was waiting for it."""
+
+    process: str
+    stamp: str
+    raised: list[Raised] = field(default_factory=list)
+    aside: bool = False
+    traceback: bool = False
+    frames: list[tuple[str, str]] = field(default_factory=list)
+    link: str = ""
+
+
+def chains(lines: Iterable[Record]) -> list[Chain]:
+    """Every exception that the lines of one process tell, in chains, in order."""
+    reader = _Reader()
+    for line in lines:
+        reader.take(line)
+    found = [chain for chain in reader.chains if chain.raised]
+    for raised in (raised for chain in found for raised in chain.raised):
+        raised.message = raised.message.strip().removesuffix('"""').removeprefix('"""').strip()
+    return found
+
+
+class _Reader:
+    """Goes through one process's lines. `state` is what the next line is read as: outside, frames, message or link."""
+
+    def __init__(self) -> None:
+        self.chains: list[Chain] = []
+        self.state = "outside"
+        self.stamp = ""
+        self.before = ""
+        self.head = ("", "")
+        self.level = ""
+
+    def take(self, line: Record) -> None:
+        self.stamp = line.stamp or self.stamp
+        self.level = line.level
+        text = line.text
+        if text[:1] == " " and (text.lstrip()[:1] in ("|", "+")):
+            text = GROUP.sub("", text)
+        if line.begins:
+            self.state = "outside"
+        if HEADER in text:
+            self._begin(line, text)
+        elif self.state == "frames":
+            self._frame(line, text)
+        elif self.state == "message":
+            self._message(line, text)
+        elif self.state == "link":
+            if text.strip():
+                self.state = "outside"
+                self._outside(line, text)
+        else:
+            self._outside(line, text)
+        if text.strip():
+            self.before = text
+
+    def _begin(self, line: Record, text: str) -> None:
+        within = self.state in ("link", "message") and self.chains and self.chains[-1].raised
+        remote = within and self.state == "message" and _carries(self.chains[-1].raised[-1])
+        if not (self.state == "link" or remote):
+            self.chains.append(Chain(line.process, self.stamp, traceback=True))
+        chain = self.chains[-1]
+        chain.aside = chain.aside or self.before.startswith(IGNORED)
+        chain.frames = []
+        chain.link = "remote" if remote else chain.link if within else ""
+        chain.traceback = True
+        self._enter_frames(line)
+
+    def _enter_frames(self, line: Record) -> None:
+        self.state, self.head = "frames", (line.level, line.head if not line.begins else "")
+
+    def _frame(self, line: Record, text: str) -> None:
+        if found := FRAME.match(text):
+            self.chains[-1].frames.append((found[1], found[3] or ""))
+        elif text[:1].strip() and (found := RAISED.fullmatch(text)):
+            self._raised(line, text, found)
+        # else a line of source, its marks, or another writer's
+
+    def _raised(self, line: Record, text: str, found: re.Match[str]) -> None:
+        chain = self.chains[-1]
+        message = found["message"] or ""
+        chain.raised.append(Raised(found["type"], message, line.number, text.strip(), self.level, chain.frames, chain.link))
+        chain.stamp, chain.frames, chain.link = self.stamp, [], ""
+        self.state, self.head = "message", (line.level, line.head if not line.begins else "")
+
+    def _message(self, line: Record, text: str) -> None:
+        chain = self.chains[-1]
+        raised = chain.raised[-1]
+        if (link := LINKS.get(text.strip().rstrip(":"))) is not None:
+            chain.link, self.state = link, "link"
+        elif FRAME.match(text) and _carries(raised):
+            chain.frames, chain.link, self.state = [], "remote", "frames"
+            self._frame(line, text)
+        elif (line.level, line.head) != self.head or STRAY.match(text) or raised.message.count("\n") >= LONGEST:
+            self.state = "outside"
+            self._outside(line, text)
+        elif ALONE.fullmatch(text):
+            self.state = "outside"
+            self._outside(line, text)
+        else:
+            raised.message += "\n" + text
+
+    def _outside(self, line: Record, text: str) -> None:
+        if (link := LINKS.get(text.strip().rstrip(":"))) is not None and self.chains:
+            self.chains[-1].link, self.state = link, "link"
+            return
+        if FRAME.match(text) and not text.lstrip().startswith(">") and line.level not in QUIET:
+            self.chains.append(Chain(line.process, self.stamp, traceback=True))
+            self._enter_frames(line)
+            self._frame(line, text)
+        elif text[:1].strip() and (found := ALONE.fullmatch(text)):
+            self.chains.append(Chain(line.process, self.stamp, aside=self.before.startswith(IGNORED)))
+            self._raised(line, text, found)
+
+
+def _carries(raised: Raised) -> bool:
+    """Whether an exception's message is another process's traceback."""
+    return raised.name in ("RemoteTraceback", "_RemoteTraceback", "ProcessRaisedException", "RayTaskError") or HEADER in raised.message

@@ -1,0 +1,213 @@
+"""What a log says of a failure: its cause and what to do, if it is known; else its own words, whole, and where they stand.
+
+    labkit.explain("vllm.log")                     a file: of a colleague, a container, another machine
+    labkit.explain(text, engine="sglang")          what was copied out of a terminal
+    explain_files([out, err], engine="vllm")       the two logs of one server
+
+The exception that ended the process is found first (`roots`), and only it is held against what is known (`known`): lines that merely
+stand in the log are no evidence. Where it is not known, that is said, and no advice is made up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..common.errors import SettingError
+from . import roots, wording
+from .known import Failure, Words, of_engine
+from .phases import phase
+from .records import Record, read, records
+from .roots import Root
+
+UNKNOWN = Words("labkit does not know this failure.", "labkit 不认识这个错误。")
+NOTHING = Words("The log tells of no failure.", "日志里没有错误。")
+LONGEST_PATH = 1000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why something failed, as far as its log says.
+
+    `id` is that of the catalogue, "" for a failure that is not known; `cause` and `fix` are then "". `message` is the exception's own,
+    whole; `line` the line that it begins with, `number` and `file` where that stands ("" of a text). `phase` is the stage that ran.
+    `found` is False where the log tells of no failure. Prints itself in `language`: "en", "zh", or "" for both.
+    """
+
+    found: bool
+    id: str = ""
+    causes: Words = field(default_factory=Words)
+    fixes: Words = field(default_factory=Words)
+    type: str = ""
+    message: str = ""
+    line: str = ""
+    number: int = 0
+    file: str = ""
+    process: str = ""
+    phase: str = ""
+    engine: str = ""
+    language: str = ""
+
+    @property
+    def cause(self) -> str:
+        return self.causes.of(self.language)
+
+    @property
+    def fix(self) -> str:
+        return self.fixes.of(self.language)
+
+    @property
+    def known(self) -> bool:
+        return bool(self.id)
+
+    @property
+    def words(self) -> str:
+        """The exception's own words: its class and its whole message."""
+        name = self.type.rpartition(".")[2]
+        own = f"{name}: {self.message}" if name and self.line.startswith((self.type, name)) else self.message
+        return own or self.line
+
+    @property
+    def place(self) -> str:
+        """File and line number, as far as they are known."""
+        return f"{self.file}:{self.number}" if self.file else f"line {self.number}"
+
+    def text(self, language: str = "") -> str:
+        """The verdict in one language, or in both."""
+        chosen = [language] if language else ["en", "zh"]
+        if not self.found:
+            return "\n".join(NOTHING.of(one) for one in chosen)
+        causes = self.causes if self.known else UNKNOWN
+        lines = [f"{'原因：' if one == 'zh' else 'cause: '}{causes.of(one)}" for one in chosen]
+        lines += [f"{'怎么办：' if one == 'zh' else 'fix:   '}{self.fixes.of(one)}" for one in chosen if self.fixes.of(one)]
+        who = f", {self.process}" if self.process else ""
+        label = "原文" if language == "zh" else "its own words"
+        return "\n".join([*lines, f"{label} ({self.place}{who}):", *(f"    {line}" for line in self.words.splitlines())])
+
+    def __str__(self) -> str:
+        return self.text(self.language)
+
+    __repr__ = __str__
+
+
+def explain(path_or_text: str | Path, *, engine: str = "", language: str = "") -> Verdict:
+    """Why the log of an engine (or of the chat page, or a tool) ends in a failure.
+
+    `path_or_text` is a file, or the log itself. `engine` is "vllm", "sglang", ...; left out, the log tells. Raises `SettingError` for a
+    file that cannot be read, and for another language than "en", "zh" and "" (both).
+    """
+    if language not in ("", "en", "zh"):
+        raise SettingError(f"language is {language!r}.", 'Use "en", "zh" or "" for both.')
+    path = _path(path_or_text)
+    if path is None:
+        return replace(explain_text(str(path_or_text), engine=engine), language=language)
+    return replace(explain_files([path], engine=engine), language=language)
+
+
+def explain_text(text: str, *, engine: str = "") -> Verdict:
+    """The same of a text alone."""
+    return _verdict(records(text), engine, [])
+
+
+def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
+    """The same of the logs of one server, standard output's first; those that are not there count as empty."""
+    lines: list[Record] = []
+    places: list[tuple[int, str]] = []
+    for path in paths:
+        try:
+            text = read(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise SettingError(f"{path} cannot be read: {error.strerror}.", "Give a file that you may read.") from error
+        start = lines[-1].number if lines else 0
+        lines += [line._replace(number=line.number + start) for line in records(text)] if start else records(text)
+        places.append((start, str(path)))
+    return _verdict(lines, engine, places)
+
+
+def explain_message(message: str, *, engine: str) -> Verdict:
+    """What is known of a message that a running server answered; it has no log around it."""
+    root = Root("", message, "", message, 0, "", "", (), 0)
+    return _named(root, "serving", engine, "", 0)
+
+
+def _path(given: str | Path) -> Path | None:
+    if isinstance(given, str) and ("\n" in given.strip() or len(given) > LONGEST_PATH):
+        return None
+    path = Path(given).expanduser()
+    if path.is_file():
+        return path
+    if isinstance(given, Path) or re.fullmatch(r"\S*(?:/\S*|\.(?:log|txt|out|err))", given.strip()):
+        what = "a folder" if path.is_dir() else "not there"
+        raise SettingError(f"{given} is {what}.", "Give the file of a log, or its text.")
+    return None
+
+
+def _verdict(lines: list[Record], engine: str, places: Sequence[tuple[int, str]]) -> Verdict:
+    engine = engine or told_engine(lines)
+    found = roots.of(lines)
+    if not found:
+        return Verdict(False, engine=engine)
+    root = found[0]
+    start, file = max((place for place in places if place[0] < root.number), default=(0, ""))
+    return _named(root, phase(root, lines), engine, file, start)
+
+
+def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdict:
+    """A root with what is known of it; `start` is what its file's line numbers begin with."""
+    failure, match = classify(root, stage, engine)
+    base = Verdict(True, type=root.type, message=root.message, line=root.line, number=root.number - start, file=file)
+    base = replace(base, process=root.process, phase=stage, engine=engine)
+    if failure is None:
+        return base
+    causes, fixes = (wording.fill(words, match, engine) for words in (failure.cause, failure.fix))
+    return replace(base, id=failure.id, causes=causes, fixes=fixes)
+
+
+def classify(root: Root, stage: str, engine: str) -> tuple[Failure | None, dict[str, str | None]]:
+    """What is known of a root: of its own words first, then of those that came of it in its chain."""
+    rows = of_engine(engine)
+    own = (root.name, root.module, root.message)
+    others = [(raised.name, raised.module, roots.unwrapped(raised)[1]) for raised in root.chain]
+    for name, module, message in dict.fromkeys([own, *others]):
+        for row in rows:
+            if row.phase and stage not in row.phase:
+                continue
+            if (groups := _matched(row, name, module, message, root.beside)) is not None:
+                return row, groups
+    return None, {}
+
+
+def _matched(row: Failure, name: str, module: str, message: str, beside: str) -> dict[str, str | None] | None:
+    """The named groups of a row that an exception fits, None where it does not fit."""
+    groups: dict[str, str | None] = {}
+    if (row.type and not row.type.fullmatch(name)) or (row.module and not row.module.fullmatch(module)):
+        return None
+    for pattern, text in ((row.message, message), (row.beside, beside)):
+        if pattern is not None:
+            found = pattern.search(text)
+            if found is None:
+                return None
+            groups |= found.groupdict()
+    return groups
+
+
+SAYS = {
+    "vllm": re.compile(r"EngineCore|APIServer|Vllm|vLLM|vllm[./]"),
+    "sglang": re.compile(r"sglang[./]|SGLang|\bTP\d\b"),
+    "open_webui": re.compile(r"open_webui"),
+}
+
+
+def told_engine(lines: Sequence[Record]) -> str:
+    """Whose log it is, by who writes and which files stand in its frames; "" where that does not tell."""
+    counts = dict.fromkeys(SAYS, 0)
+    for line in [*lines[:400], *lines[-400:]]:
+        if line.head or 'File "' in line.text:
+            for name, pattern in SAYS.items():
+                counts[name] += pattern.search(f"{line.process} {line.text[:300]}") is not None
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] else ""
