@@ -23,6 +23,9 @@ DEATHS = (
     ("Segfault", r"(?P<m>!{3,} Segfault encountered !{3,}|\S*(?:Segmentation fault|Bus error|Illegal instruction)(?: .*)?)"),
     ("Killed", r"(?P<m>(?:\S+: line \d+: +\d+ )?Killed\b(?! by user| remaining).*|.*\b(?:Out of memory: Killed|oom-kill|Memory cgroup out of memory).*)"),
     ("NoCommand", r"(?P<m>(?:\S+: )?(?:line \d+: |\d+: )?\S+: (?:command )?not found|\S*python\S*: No module named \S+)"),
+    ("ExitCode", r"(?P<m>Exit code: -\d+)"),
+    ("Watchdog", r"(?P<m>\w+ watchdog timeout\b.*)"),
+    ("BindError", r"(?P<m>\[Errno \d+\] error while attempting to bind on address .+)"),
     ("NoCommand", r"(?P<m>\S*python\S*: Error while finding module specification for .+)"),
     ("ContainerError", r"(?P<m>docker: Error response from daemon: .+|.*nvidia-container-cli(?:\.real)?: .+)"),
 )
@@ -30,12 +33,12 @@ DEATH = re.compile("|".join(f"(?P<k{place}>{pattern.replace('(?P<m>', f'(?P<m{pl
 SIGNS = (
     ": error: ", "Fatal Python", "terminate called", "error while loading", "lookup error", "' not found", "Segfault", "egmentation fault",
     "Bus error", "Illegal instr", "Killed", "oom-kill", "ot found", "No module named", "module specification", "docker: Error",
-    "nvidia-container-cli",
+    "nvidia-container-cli", "Exit code: -", "watchdog timeout", "attempting to bind",
 )  # fmt: skip
 WHAT = re.compile(r"\s*what\(\): +(.+)")
 DETAIL = re.compile(
     r".*?(?:\bfatal error: |: error: |: Error: |cannot find -l|undefined reference|nvcc fatal|NCCL WARN|ninja: error|No space left|"
-    r"\bkilled\b|internal compiler error|command not found|not found$|[Ll]ast error:)"
+    r"\bkilled\b|internal compiler error|command not found|not found$|[Ll]ast error:|CUDA initialization: )"
 )
 DETAILS = 40
 
@@ -58,6 +61,6 @@ def deaths(lines: Iterable[Record]) -> list[Chain]:
 
 
 def details(lines: Iterable[Record]) -> list[str]:
-    """The lines of compilers and of NCCL that say what went wrong, the last ones of many."""
+    """The lines of compilers, of NCCL and of torch's look at the GPUs that say what went wrong, the last ones of many."""
     found = [line.text for line in lines if line.text[:1] != " " and DETAIL.match(line.text)]
     return found[-DETAILS:]

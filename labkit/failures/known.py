@@ -6,6 +6,7 @@
     section = "start"                       # of docs/troubleshooting.md; left out: not shown there
     type = "RuntimeError|InductorError"     # fullmatch on the exception's class, without its module (`deaths.DEATHS` for other ends)
     module = 'triton\\..*'                  # fullmatch on the dotted module that raised it
+    function = 'bind'                       # fullmatch on the function that raised it
     message = 'Failed to find C compiler'   # searched in its own message; named groups fill {name}
     beside = 'Python\\.h'                   # searched in what compilers and NCCL wrote besides; named groups too
     phase = ["weights"]                     # only while this stage was running (`phases.PHASES`)
@@ -60,6 +61,7 @@ class Failure:
     section: str = ""
     type: re.Pattern[str] | None = None
     module: re.Pattern[str] | None = None
+    function: re.Pattern[str] | None = None
     message: re.Pattern[str] | None = None
     beside: re.Pattern[str] | None = None
     phase: tuple[str, ...] = ()
@@ -95,11 +97,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _failure(home: str, row: Mapping[str, Any]) -> Failure:
-    known = {"id", "said_by", "section", "type", "module", "message", "beside", "phase", "example", "see", "cause", "fix"}
+    known = {"id", "said_by", "section", "type", "module", "function", "message", "beside", "phase", "example", "see", "cause", "fix"}
     if unknown := row.keys() - known:
         raise ValueError(f"catalogue/{home}.toml, {row.get('id')}: unknown keys {sorted(unknown)}")
     try:
-        patterns = {name: re.compile(row[name]) for name in ("type", "module", "message", "beside") if name in row}
+        patterns = {name: re.compile(row[name]) for name in ("type", "module", "function", "message", "beside") if name in row}
     except re.error as error:
         raise ValueError(f"catalogue/{home}.toml, {row.get('id')}: {error}") from error
     lists = {name: tuple(row.get(name, ())) for name in ("said_by", "phase", "example")}

@@ -53,7 +53,7 @@ _FUNCTIONS = [(phase, re.compile(f"(?:{names})")) for phase, names in FUNCTIONS]
 
 def phase(root: Root, lines: Iterable[Record]) -> str:
     """One of `PHASES`, or "" where nothing tells. `lines` are those of the whole log."""
-    functions = [function for raised in root.chain for _, function in raised.frames] or [function for _, function in root.frames]
+    functions = [function for raised in root.chain for _, function in raised.frames]
     for name, pattern in _FUNCTIONS:
         if any(pattern.fullmatch(function) for function in functions):
             return name

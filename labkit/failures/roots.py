@@ -42,9 +42,9 @@ CONSEQUENCES = re.compile(
 )
 CONSEQUENCE_TYPES = frozenset(
     ["BrokenPipeError", "ConnectionResetError", "EOFError", "KeyboardInterrupt", "ActorDiedError", "RayActorError", "ProcessExitedException"]
-    + ["WorkerCrashedError"]
+    + ["WorkerCrashedError", "Killed", "Segfault", "ExitCode", "Watchdog", "ChildFailedError"]
 )
-OUTWARD = re.compile(r"NCCL|Ninja build failed|returned non-zero exit status|Error building extension|CppCompileError|C\+\+ compile error|gcc|nvcc", re.I)
+OUTWARD = re.compile(r"NCCL|No CUDA GPUs|infer device type|cudaGetDeviceCount|Ninja build failed|returned non-zero exit status|Error building extension|CppCompileError|C\+\+ compile error|gcc|nvcc", re.I)
 """Messages that say that another program failed: its own lines say why."""
 ENDING = re.compile(
     r"shut(?:ting)?.?down|terminat|kill|exit|clean|sigquit|signal|fail|error|exception|dump|stopp|died|dead|closed|leak|destroy|abort|cancel|raise"
@@ -52,32 +52,35 @@ ENDING = re.compile(
     re.IGNORECASE,
 )
 """Words of INFO lines that a dying process may write too."""
-TRIVIAL = frozenset(["KeyError", "AttributeError", "IndexError", "StopIteration", "Empty", "LookupError"])
+LIVED, WITNESS, WRAPPER, QUIETLY = 3, 4, 5, 6
+"""Ranks of what is no cause, or hardly: see `Root`. A witness is told of only if it is known; what is said quietly is not told of."""
+TRIVIAL = frozenset(["HTTPError", "HTTPStatusError", "KeyError", "AttributeError", "IndexError", "StopIteration", "Empty", "LookupError"])
 """What is looked up first and then made or refused: while it is handled the real failure comes."""
+
+
+BANNER = re.compile(r"vLLM API server version|non-default args|server_args=")
+"""What a start writes first."""
+SHUTDOWN = re.compile(r"\[shutdown\]|Shutting down|shutdown of|SIGTERM|SIGINT|Gracefully exiting")
 
 
 @dataclass(frozen=True)
 class Root:
-    """An exception that ended a process. `message` is its own, whole; `beside` what compilers and NCCL wrote besides.
+    """An exception that ended a process. `rank` is 0 for a cause, 1 for a consequence, 2 for a mere line, 3 where its process lived on.
 
-    `before` are those that came before or after it in its chain, in which its words may stand too.
+    `chain` has all exceptions that led to each other, without wrappers; `raised` is the one of them that says why. `beside` is what
+    compilers, NCCL and torch's own look at the GPUs wrote besides.
     """
 
-    type: str
-    message: str
-    module: str
-    line: str
-    number: int
+    raised: Raised
+    chain: tuple[Raised, ...]
     process: str
     stamp: str
-    frames: tuple[tuple[str, str], ...]
     rank: int
     beside: str = ""
-    chain: tuple[Raised, ...] = ()
 
     @property
-    def name(self) -> str:
-        return self.type.rpartition(".")[2]
+    def number(self) -> int:
+        return self.raised.number
 
 
 def find(text: str) -> list[Root]:
@@ -91,35 +94,35 @@ def of(lines: list[Record]) -> list[Root]:
     for line in lines:
         by_process[line.process].append(line)
     roots: list[Root] = []
-    wrapped = False
+    wrappers: list[Root] = []
     for own in by_process.values():
         found = sorted([*chains(own), *deaths.deaths(own)], key=lambda chain: chain.raised[-1].number)
         lived = _last_life(own, found[0].raised[0].number if found else 0)
         for chain in found:
             root = _root(chain)
-            wrapped = wrapped or root is None
-            if root is not None:
-                roots.append(_ranked(root, chain, lived))
-    served = (not roots or any(root.rank == 3 for root in roots)) and ready(lines)
-    if served and not (wrapped or any(WRAPPERS.match(line.text) for line in lines if line.level not in QUIET)):
-        roots = [root for root in roots if root.rank < 3]
+            if root.rank != QUIETLY:
+                (roots if root.rank < WRAPPER else wrappers).append(_ranked(root, chain, lived))
+    roots, wrappers = _of_the_last_start(lines, by_process, roots, wrappers)
+    served = ready(lines)
+    if served and not wrappers and not any(WRAPPERS.match(line.text) for line in lines if line.level not in QUIET):
+        errors = [root for root in roots if root.rank == LIVED and root.raised.level == "ERROR"]
+        roots = [root for root in roots if root.rank < LIVED] or [replace(root, rank=WITNESS) for root in errors[-1:]]
     roots = _one_a_process(roots)
     roots.sort(key=lambda root: (root.rank, root.stamp or "~", root.number))
+    if not roots and not served:
+        roots = _error_lines(lines)
     if not roots:
-        return [] if served else _error_lines(lines)
-    return [_with_details(root, lines) for root in roots]
+        ended = any(SHUTDOWN.search(line.text) for line in lines) if served and wrappers else False
+        roots = [] if ended else wrappers[-1:]
+    return [replace(root, beside=_beside(root, lines)) for root in roots]
 
 
-def _root(chain: Chain) -> Root | None:
-    """The exception of a chain that says why: the deepest, less wrappers and less what was only looked up. None of wrappers alone."""
-    telling = [raised for raised in chain.raised if not _wraps(raised) and raised.level not in QUIET]
+def _root(chain: Chain) -> Root:
+    """The exception of a chain that says why: the deepest, less wrappers and less what was only looked up."""
+    loud = [raised for raised in chain.raised if raised.level not in QUIET]
+    telling = tuple(_plain(raised) for raised in loud if not _wraps(raised))
     if not telling:
-        carried = next((match for raised in chain.raised if raised.level not in QUIET and (match := CARRIES.search(raised.message))), None)
-        if carried is None:
-            return None
-        last = chain.raised[-1]
-        telling = [Raised("", carried["inner"].replace("\\n", "\n"), last.number, last.line, last.level)]
-        return _made(telling[0], telling, chain, 1)
+        return _carried(chain, loud)
     chosen = telling[-1]
     for earlier, later in zip(reversed(telling[:-1]), reversed(telling[1:]), strict=True):
         if later.link == "context" and earlier.name in TRIVIAL and earlier.message not in later.message:
@@ -127,13 +130,16 @@ def _root(chain: Chain) -> Root | None:
         chosen = earlier
     if any(raised.link == "remote" for raised in telling):
         chosen = telling[-1]
-    return _made(chosen, telling, chain, 0)
+    return Root(chosen, telling, chain.process, chain.stamp, 0)
 
 
-def _made(raised: Raised, telling: list[Raised], chain: Chain, rank: int) -> Root:
-    kind, message = unwrapped(raised)
-    frames = tuple(raised.frames)
-    return Root(kind, message, raised.module, raised.line, raised.number, chain.process, chain.stamp, frames, rank, chain=tuple(telling))
+def _carried(chain: Chain, loud: list[Raised]) -> Root:
+    """Of wrappers alone: what one of them repeats, else the last of them."""
+    for raised in loud:
+        if match := CARRIES.search(raised.message):
+            inner = Raised("", match["inner"].replace("\\n", "\n"), raised.number, raised.line, raised.level)
+            return Root(inner, (inner,), chain.process, chain.stamp, 1)
+    return Root(chain.raised[-1], (chain.raised[-1],), chain.process, chain.stamp, WRAPPER if loud else QUIETLY)
 
 
 def _wraps(raised: Raised) -> bool:
@@ -141,11 +147,11 @@ def _wraps(raised: Raised) -> bool:
 
 
 def _ranked(root: Root, chain: Chain, lived: int) -> Root:
-    rank = root.rank
-    if chain.aside or root.name in CONSEQUENCE_TYPES or CONSEQUENCES.match(root.message) or root.type == "Killed":
+    rank, raised = root.rank, root.raised
+    if rank == 0 and (chain.aside or raised.name in CONSEQUENCE_TYPES or CONSEQUENCES.match(raised.message)):
         rank = 1
-    if root.number < lived:
-        rank = 3
+    if rank < LIVED and raised.number < lived:
+        rank = LIVED
     return replace(root, rank=rank)
 
 
@@ -159,29 +165,42 @@ def _last_life(lines: list[Record], first: int) -> int:
     return 0
 
 
+def _of_the_last_start(
+    lines: list[Record], by_process: dict[str, list[Record]], roots: list[Root], wrappers: list[Root]
+) -> tuple[list[Root], list[Root]]:
+    """Without what an earlier start in the same file said, if the last one failed too."""
+    began = max((line.number for line in lines if line.level in ("", "INFO") and BANNER.search(line.text)), default=0)
+    if not any(root.number < began for root in [*roots, *wrappers]):
+        return roots, wrappers
+    earlier = {process for process, own in by_process.items() if process and "pid" in process and own[0].number < began}
+    late = [[root for root in some if root.number > began and root.process not in earlier] for some in (roots, wrappers)]
+    return (late[0], late[1]) if late[0] else (roots, wrappers)
+
+
 def _one_a_process(roots: list[Root]) -> list[Root]:
     """Of each process the first of each rank: what comes later is told of its end."""
     seen: set[tuple[str, int]] = set()
     kept: list[Root] = []
     for root in roots:
-        if (key := (root.process, root.rank)) not in seen or root.rank == 3:
+        if (key := (root.process, root.rank)) not in seen or root.rank == LIVED:
             seen.add(key)
             kept.append(root)
     return kept
 
 
-def _with_details(root: Root, lines: list[Record]) -> Root:
-    if not OUTWARD.search(f"{root.type} {root.message}"):
-        return root
-    return replace(root, beside="\n".join(deaths.details(lines)))
+def _beside(root: Root, lines: list[Record]) -> str:
+    if not any(OUTWARD.search(f"{raised.type} {raised.message}") for raised in root.chain):
+        return ""
+    return "\n".join(deaths.details(lines))
 
 
 def _error_lines(lines: Iterable[Record]) -> list[Root]:
-    """Where no exception is told: what was said as an error, the first line of it."""
+    """Where no exception is told: what was said as an error."""
     found = []
     for line in lines:
         if line.level in ("ERROR", "CRITICAL") and line.text.strip() and not WRAPPERS.search(line.text):
-            found.append(Root("", line.text.strip(), "", line.text.strip(), line.number, line.process, line.stamp, (), 2))
+            said = Raised("", line.text.strip(), line.number, line.text.strip(), line.level)
+            found.append(Root(said, (said,), line.process, line.stamp, 2))
     return found
 
 
@@ -189,10 +208,10 @@ PYDANTIC = re.compile(r"(\d+) validation errors? for (\w+)")
 BODY = re.compile(r"^ {2}(?! )(?P<body>.+?)(?: \[type=\w+, input_value=.*)?$")
 
 
-def unwrapped(raised: Raised) -> tuple[str, str]:
-    """The type and the message of an exception; of pydantic's the message that it is about, with the settings that it names."""
+def _plain(raised: Raised) -> Raised:
+    """An exception itself; of pydantic's the message that it is about, with the settings that it names."""
     if not (PYDANTIC.match(raised.message) and "Validation" in raised.type):
-        return raised.type, raised.message
+        return raised
     kind, parts, place = raised.type, [], ""
     for line in raised.message.splitlines()[1:]:
         if line[:1].strip():
@@ -205,4 +224,4 @@ def unwrapped(raised: Raised) -> tuple[str, str]:
             parts.append(f"{place}: {body}" if place else body)
         elif not line.lstrip().startswith("For further information"):
             parts.append(line.strip())
-    return kind, "\n".join(parts) or raised.message
+    return replace(raised, type=kind, message="\n".join(parts) or raised.message)

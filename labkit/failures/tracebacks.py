@@ -47,12 +47,24 @@ class Raised:
     line: str
     level: str = ""
     frames: list[tuple[str, str]] = field(default_factory=list)
+    source: str = ""
+    """The statement that raised it, where it is shown."""
     link: str = ""
     """How the one before it in its chain led to it: cause, context, or "" of the first."""
 
     @property
     def name(self) -> str:
         return self.type.rpartition(".")[2]
+
+    @property
+    def function(self) -> str:
+        """The function that raised it, "" where that is not told."""
+        return self.frames[-1][1] if self.frames else ""
+
+    @property
+    def words(self) -> str:
+        """Its class and its whole message; of one without a message the statement that raised it."""
+        return f"{self.name}: {self.message or self.source}" if self.name else self.message
 
     @property
     def module(self) -> str:
@@ -73,6 +85,7 @@ class Chain:
     aside: bool = False
     traceback: bool = False
     frames: list[tuple[str, str]] = field(default_factory=list)
+    source: str = ""
     link: str = ""
 
 
@@ -128,7 +141,7 @@ class _Reader:
             self.chains.append(Chain(line.process, self.stamp, traceback=True))
         chain = self.chains[-1]
         chain.aside = chain.aside or self.before.startswith(IGNORED)
-        chain.frames = []
+        chain.frames, chain.source = [], ""
         chain.link = "remote" if remote else chain.link if within else ""
         chain.traceback = True
         self._enter_frames(line)
@@ -139,15 +152,19 @@ class _Reader:
     def _frame(self, line: Record, text: str) -> None:
         if found := FRAME.match(text):
             self.chains[-1].frames.append((found[1], found[3] or ""))
+            self.chains[-1].source = ""
         elif text[:1].strip() and (found := RAISED.fullmatch(text)):
             self._raised(line, text, found)
-        # else a line of source, its marks, or another writer's
+        elif text.startswith("    ") and not self.chains[-1].source and text.strip("~^ "):
+            self.chains[-1].source = text.strip()
+        # else its marks, more of it, or another writer's line
 
     def _raised(self, line: Record, text: str, found: re.Match[str]) -> None:
         chain = self.chains[-1]
         message = found["message"] or ""
-        chain.raised.append(Raised(found["type"], message, line.number, text.strip(), self.level, chain.frames, chain.link))
-        chain.stamp, chain.frames, chain.link = self.stamp, [], ""
+        frames, source, link = chain.frames, chain.source, chain.link
+        chain.raised.append(Raised(found["type"], message, line.number, text.strip(), self.level, frames, source, link))
+        chain.stamp, chain.frames, chain.source, chain.link = self.stamp, [], "", ""
         self.state, self.head = "message", (line.level, line.head if not line.begins else "")
 
     def _message(self, line: Record, text: str) -> None:

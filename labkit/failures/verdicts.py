@@ -16,15 +16,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..common.errors import SettingError
-from . import roots, wording
+from . import deaths, roots, wording
 from .known import Failure, Words, of_engine
 from .phases import phase
 from .records import Record, read, records
 from .roots import Root
+from .tracebacks import Raised
 
 UNKNOWN = Words("labkit does not know this failure.", "labkit 不认识这个错误。")
 NOTHING = Words("The log tells of no failure.", "日志里没有错误。")
 LONGEST_PATH = 1000
+NAMES_OF_DEATHS = frozenset(name for name, _ in deaths.DEATHS)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Verdict:
     phase: str = ""
     engine: str = ""
     language: str = ""
+    others: tuple[str, ...] = ()
+    """The other exceptions of its chain, each whole."""
 
     @property
     def cause(self) -> str:
@@ -66,8 +70,7 @@ class Verdict:
     def words(self) -> str:
         """The exception's own words: its class and its whole message."""
         name = self.type.rpartition(".")[2]
-        own = f"{name}: {self.message}" if name and self.line.startswith((self.type, name)) else self.message
-        return own or self.line
+        return f"{name}: {self.message}" if name and name not in NAMES_OF_DEATHS else self.message
 
     @property
     def place(self) -> str:
@@ -84,7 +87,8 @@ class Verdict:
         lines += [f"{'怎么办：' if one == 'zh' else 'fix:   '}{self.fixes.of(one)}" for one in chosen if self.fixes.of(one)]
         who = f", {self.process}" if self.process else ""
         label = "原文" if language == "zh" else "its own words"
-        return "\n".join([*lines, f"{label} ({self.place}{who}):", *(f"    {line}" for line in self.words.splitlines())])
+        own = [f"    {line}" for words in (self.words, *self.others) for line in words.splitlines()]
+        return "\n".join([*lines, f"{label} ({self.place}{who}):", *own])
 
     def __str__(self) -> str:
         return self.text(self.language)
@@ -130,8 +134,8 @@ def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
 
 def explain_message(message: str, *, engine: str) -> Verdict:
     """What is known of a message that a running server answered; it has no log around it."""
-    root = Root("", message, "", message, 0, "", "", (), 0)
-    return _named(root, "serving", engine, "", 0)
+    said = Raised("", message, 0, message)
+    return _named(Root(said, (said,), "", "", 0), "serving", engine, "", 0)
 
 
 def _path(given: str | Path) -> Path | None:
@@ -153,40 +157,40 @@ def _verdict(lines: list[Record], engine: str, places: Sequence[tuple[int, str]]
         return Verdict(False, engine=engine)
     root = found[0]
     start, file = max((place for place in places if place[0] < root.number), default=(0, ""))
-    return _named(root, phase(root, lines), engine, file, start)
+    verdict = _named(root, phase(root, lines), engine, file, start)
+    return Verdict(False, engine=engine) if root.rank == roots.WITNESS and not verdict.known else verdict
 
 
 def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdict:
     """A root with what is known of it; `start` is what its file's line numbers begin with."""
-    failure, match = classify(root, stage, engine)
-    base = Verdict(True, type=root.type, message=root.message, line=root.line, number=root.number - start, file=file)
-    base = replace(base, process=root.process, phase=stage, engine=engine)
+    failure, told, groups = classify(root, stage, engine)
+    others = tuple(one.words for one in root.chain if one is not told and one.message not in told.message)
+    verdict = Verdict(True, type=told.type, message=told.message or told.source, line=told.line, number=told.number - start, file=file)
+    verdict = replace(verdict, process=root.process, phase=stage, engine=engine, others=others)
     if failure is None:
-        return base
-    causes, fixes = (wording.fill(words, match, engine) for words in (failure.cause, failure.fix))
-    return replace(base, id=failure.id, causes=causes, fixes=fixes)
+        return verdict
+    causes, fixes = (wording.fill(words, groups, engine) for words in (failure.cause, failure.fix))
+    return replace(verdict, id=failure.id, causes=causes, fixes=fixes)
 
 
-def classify(root: Root, stage: str, engine: str) -> tuple[Failure | None, dict[str, str | None]]:
-    """What is known of a root: of its own words first, then of those that came of it in its chain."""
-    rows = of_engine(engine)
-    own = (root.name, root.module, root.message)
-    others = [(raised.name, raised.module, roots.unwrapped(raised)[1]) for raised in root.chain]
-    for name, module, message in dict.fromkeys([own, *others]):
-        for row in rows:
-            if row.phase and stage not in row.phase:
-                continue
-            if (groups := _matched(row, name, module, message, root.beside)) is not None:
-                return row, groups
-    return None, {}
+def classify(root: Root, stage: str, engine: str) -> tuple[Failure | None, Raised, dict[str, str | None]]:
+    """What is known of a root: of its own words first, then of those of its chain; with the exception that is known, else the root's."""
+    for raised in dict.fromkeys([root.raised.number, *(raised.number for raised in root.chain)]):
+        one = next(other for other in root.chain if other.number == raised)
+        for row in of_engine(engine):
+            if (not row.phase or stage in row.phase) and (groups := _matched(row, one, root.beside)) is not None:
+                return row, one, groups
+    return None, root.raised, {}
 
 
-def _matched(row: Failure, name: str, module: str, message: str, beside: str) -> dict[str, str | None] | None:
+def _matched(row: Failure, raised: Raised, beside: str) -> dict[str, str | None] | None:
     """The named groups of a row that an exception fits, None where it does not fit."""
     groups: dict[str, str | None] = {}
-    if (row.type and not row.type.fullmatch(name)) or (row.module and not row.module.fullmatch(module)):
+    if (row.type and not row.type.fullmatch(raised.name)) or (row.module and not row.module.fullmatch(raised.module)):
         return None
-    for pattern, text in ((row.message, message), (row.beside, beside)):
+    if row.function and not row.function.fullmatch(raised.function):
+        return None
+    for pattern, text in ((row.message, raised.message or raised.source), (row.beside, beside)):
         if pattern is not None:
             found = pattern.search(text)
             if found is None:
@@ -199,6 +203,8 @@ SAYS = {
     "vllm": re.compile(r"EngineCore|APIServer|Vllm|vLLM|vllm[./]"),
     "sglang": re.compile(r"sglang[./]|SGLang|\bTP\d\b"),
     "open_webui": re.compile(r"open_webui"),
+    "llamafactory": re.compile(r"llamafactory"),
+    "verl": re.compile(r"verl[./]"),
 }
 
 
