@@ -52,6 +52,9 @@ def deaths(lines: Iterable[Record]) -> list[Chain]:
         text = line.text
         if found and found[-1].raised[0].type == "Terminate" and (what := WHAT.match(text)):
             found[-1].raised[0].message += f"\n{what[1]}"
+        if found and found[-1].raised[0].type == "ContainerError" and 0 < line.number - found[-1].raised[0].number <= 3 and text.strip():
+            found[-1].raised[0].message += f"\n{text.strip()}"
+            continue
         if line.level in QUIET or not any(sign in text for sign in SIGNS) or not (match := DEATH.fullmatch(text)):
             continue
         place = next(place for place in range(len(DEATHS)) if match[f"k{place}"] is not None)

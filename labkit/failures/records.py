@@ -18,7 +18,7 @@ from typing import NamedTuple
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 SHIPPED = re.compile(
     r"(?:(?P<host>[\w.-]+) +\| (?! )"  # docker compose
-    r"|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d) (?:std(?:out|err) [FP] )?(?!(?:ERROR|INFO|WARNING|DEBUG|CRITICAL)\b)"  # kubelet, docker logs -t
+    r"|\[?\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)\]? (?:std(?:out|err) [FP] )?(?!(?:ERROR|INFO|WARNING|DEBUG|CRITICAL)\b)"  # kubelet, docker logs -t
     r"|[A-Z][a-z]{2} [ \d]\d [\d:]{8} [\w.-]+ [\w.@-]+\[\d+\]: )"  # journald
 )
 PREFIX = re.compile(
@@ -35,7 +35,8 @@ PREFIX = re.compile(
 )
 LETTERS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 BAR = re.compile(r"[^\n]*?(?:\d+%|\d+it)[^\n]{0,160}?\[[\d:]+(?:<[\d:?]+)?, *[^\]\n]*\]|[^|\n]{0,80}\d+%\|[^|\n]*\|[^\n]*$")
-GROUP = re.compile(r"^ +(?:[|+](?:-\+?)?[-+ ]*\d*[ -]*)+")
+GROUP = re.compile(r"^ +(?:\| ?|\+ (?=Exception Group)|\+-[-+]* ?\d* ?-*)")
+"""The margin of an exception group's lines."""
 STARTS = frozenset("([DIWECF0123456789")
 
 

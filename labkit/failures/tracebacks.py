@@ -199,4 +199,4 @@ class _Reader:
 
 def _carries(raised: Raised) -> bool:
     """Whether an exception's message is another process's traceback."""
-    return raised.name in ("RemoteTraceback", "_RemoteTraceback", "ProcessRaisedException", "RayTaskError") or HEADER in raised.message
+    return raised.name in ("RemoteTraceback", "_RemoteTraceback", "ProcessRaisedException", "RayTaskError", "ExceptionGroup", "BaseExceptionGroup") or HEADER in raised.message
