@@ -47,7 +47,10 @@ def deaths(lines: Iterable[Record]) -> list[Chain]:
     """What the lines of one process tell of an end without a traceback, in order."""
     found: list[Chain] = []
     stamp = ""
-    for line in lines:
+    loud = [line for line in lines if line.level not in QUIET]
+    told = "\n".join([line.text for line in loud])
+    signs = [sign for sign in SIGNS if sign in told]
+    for line in loud if signs else ():
         stamp = line.stamp or stamp
         text = line.text
         if found and found[-1].raised[0].type == "Terminate" and (what := WHAT.match(text)):
@@ -55,7 +58,7 @@ def deaths(lines: Iterable[Record]) -> list[Chain]:
         if found and found[-1].raised[0].type == "ContainerError" and 0 < line.number - found[-1].raised[0].number <= 3 and text.strip():
             found[-1].raised[0].message += f"\n{text.strip()}"
             continue
-        if line.level in QUIET or not any(sign in text for sign in SIGNS) or not (match := DEATH.fullmatch(text)):
+        if not any(sign in text for sign in signs) or not (match := DEATH.fullmatch(text)):
             continue
         place = next(place for place in range(len(DEATHS)) if match[f"k{place}"] is not None)
         raised = Raised(DEATHS[place][0], match[f"m{place}"].strip(), line.number, text.strip(), line.level)

@@ -33,21 +33,21 @@ FUNCTIONS = (
     (SERVING, r"event_loop_\w+|run_busy_loop|_process_engine_step|step_with_batch_queue|run_engine_loop|process_batch_result"),
 )
 LINES = (
-    (SERVING, ("application startup complete", "fired up and ready to roll", "throughput: ", "prefill batch", "decode batch")),
+    (SERVING, ("Application startup complete", "fired up and ready to roll", "throughput: ", "Prefill batch", "Decode batch")),
     (
         CACHE,
-        ("model loading took", "load weight end", "loading weights took", "memory profiling", "kv cache is allocated", "kv cache size")
-        + ("available kv cache memory", "capturing cuda graph", "cuda graph begin", "dynamo bytecode transform", "torch_compile_cache")
-        + ("start compiling", "memory pool end"),
+        ("Model loading took", "Load weight end", "Loading weights took", "emory profiling", "KV Cache is allocated", "KV cache size")
+        + ("Available KV cache memory", "Capturing CUDA graph", "CUDA graph begin", "cuda graph begin", "Dynamo bytecode transform")
+        + ("torch_compile_cache", "Start compiling", "Memory pool end"),
     ),
     (
         WEIGHTS,
-        ("starting to load model", "loading model from scratch", "load weight begin", "loading safetensors checkpoint shards")
-        + ("loading pt checkpoint shards",),
+        ("Starting to load model", "Loading model from scratch", "Load weight begin", "Loading safetensors checkpoint shards")
+        + ("Loading pt checkpoint shards",),
     ),
-    ("start", ("vllm api server version", "llm engine (v", "server_args=", "init torch distributed begin", "non-default args")),
+    ("start", ("vLLM API server version", "LLM engine (v", "server_args=", "Init torch distributed begin", "non-default args")),
 )
-"""What log lines say, in lower case, when a stage begins; the latest stage first."""
+"""What log lines say, when a stage begins; the latest stage first."""
 _FUNCTIONS = [(phase, re.compile(f"(?:{names})")) for phase, names in FUNCTIONS]
 
 
@@ -58,8 +58,8 @@ def phase(root: Root, lines: Iterable[Record]) -> str:
         if any(pattern.fullmatch(function) for function in functions):
             return name
     before = [line for line in lines if line.number < root.number and line.level in ("", "INFO")]
-    told = "\n".join(line.text for line in before).lower()
-    own = "\n".join(line.text for line in before if line.process == root.process).lower()
+    told = "\n".join([line.text for line in before])
+    own = "\n".join([line.text for line in before if line.process == root.process])
     if _shown(LINES[:1], told):
         return SERVING
     return _shown(LINES[1:], own) or _shown(LINES[1:], told)
@@ -67,7 +67,7 @@ def phase(root: Root, lines: Iterable[Record]) -> str:
 
 def ready(lines: Iterable[Record]) -> bool:
     """Whether the log says that the server was ready once."""
-    return bool(_shown(LINES[:1], "\n".join(line.text for line in lines if line.level in ("", "INFO")).lower()))
+    return bool(_shown(LINES[:1], "\n".join([line.text for line in lines if line.level in ("", "INFO")])))
 
 
 def _shown(stages: Iterable[tuple[str, tuple[str, ...]]], text: str) -> str:

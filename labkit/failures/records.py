@@ -21,24 +21,22 @@ SHIPPED = re.compile(
     r"|\[?\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)\]? (?:std(?:out|err) [FP] )?(?!(?:ERROR|INFO|WARNING|DEBUG|CRITICAL)\b)"  # kubelet, docker logs -t
     r"|[A-Z][a-z]{2} [ \d]\d [\d:]{8} [\w.-]+ [\w.@-]+\[\d+\]: )"  # journald
 )
-PREFIX = re.compile(
-    r"(?P<pids>(?:\([^()\n]{0,60}?\b(?:pid|rank)=\d+[^()\n]{0,60}\) ?)+)?"
-    r"(?:\[(?P<rank>rank\d+)\]:? ?)?"
-    r"(?:"
-    r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<stamp>\d\d-\d\d \d\d:\d\d:\d\d) (?:\[(?P<file>[^\]\n]*)\]|(?P<bare>[\w./]+:\d+\])) ?"
-    r"|\[(?P<date>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:[.,]\d+)?(?P<who>(?: [\w=-]+)*)\] ?(?:(?P<loud>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[: ] *)?"
-    r"|\[(?P<glog>[IWEF])\d+ [^\]\n]*\] ?"
-    r"|(?P<klog>[IWEF])\d{4} \d\d:\d\d:\d\d[^\]\n]*\] ?"
-    r"|(?P<iso>\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)[.,]?\d*Z?(?: \|| -)? +(?P<shout>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[ |:-]*"
-    r"|(?P<plain>DEBUG|INFO|WARNING|ERROR|CRITICAL)(?::? +\[[\w.]+\] |: +)"
-    r")?"
+PIDS = re.compile(r"(?:\([^()\n]{0,60}?\b(?:pid|rank)=\d+[^()\n]{0,60}\) ?)+")
+RANK = re.compile(r"\[(rank\d+)\]:? ?")
+VLLM = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (\d\d-\d\d \d\d:\d\d:\d\d) (?:\[[^\]\n]*\]|[\w./]+:\d+\]) ?")
+SGLANG = re.compile(
+    r"\[\d{4}-(\d\d-\d\d \d\d:\d\d:\d\d)(?:[.,]\d+)?((?: [\w=-]+)*)\] ?(?:(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[: ] *)?"
 )
+GLOG = re.compile(r"(?:\[([IWEF])\d+ [^\]\n]*\]|([IWEF])\d{4} \d\d:\d\d:\d\d[^\]\n]*\]) ?")
+DATED = re.compile(
+    r"\d{4}-(\d\d-\d\d)[ T](\d\d:\d\d:\d\d)[.,]?\d*Z?(?: \|| -)? +(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[ |:-]*"
+)
+PLAIN = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL)(?::? +\[[\w.]+\] |: +)")
 LETTERS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 BAR = re.compile(r"[^\n]*?(?:\d+%|\d+it)[^\n]{0,160}?\[[\d:]+(?:<[\d:?]+)?, *[^\]\n]*\]|[^|\n]{0,80}\d+%\|[^|\n]*\|[^\n]*$")
 GROUP = re.compile(r"^ +(?:\| ?|\+ (?=Exception Group)|\+-[-+]* ?\d* ?-*)")
 """The margin of an exception group's lines."""
 STARTS = frozenset("([DIWECF0123456789")
-
 
 class Record(NamedTuple):
     """A line of a log. `number` counts from 1; `process` is "" of a line that says nothing of its writer.
@@ -72,38 +70,64 @@ def records(text: str) -> list[Record]:
 
 
 def _records(lines: list[str]) -> Iterator[Record]:
-    match, starts = PREFIX.match, STARTS
+    new, starts, writers = tuple.__new__, STARTS, dict[str, str]()
     process = ""  # of a line that has no prefix: the writer of the message that it belongs to
     shipped = any(SHIPPED.match(line) for line in lines[:50])
     for number, whole in enumerate(lines, 1):
-        for line in whole.split("\r") if "\r" in whole or "%" in whole or "it/s" in whole else (whole,):
-            if ("%|" in line or "it/s" in line or "s/it" in line or "% Completed" in line) and BAR.match(line):
-                line = BAR.sub("", line, 1)
+        for line in _states(whole) if "\r" in whole or "it/s" in whole or "%" in whole else (whole,):
             if not line:
                 continue
             host = ""
             if shipped and (sent := SHIPPED.match(line)):
                 host, line = sent["host"] or "", line[sent.end() :]
-            if line[:1] in starts and (found := match(line)) and (end := found.end()):
-                pids, level, stamp, begins, who = _facts(found)
-                head = line[:end]
-                process = f"{host} {who}".strip() if who or begins or host else ""
-                yield Record(number, process if who or begins else host, level, stamp, head, begins, line[end:])
-                process = process if begins else ""
-            else:
-                yield Record(number, process or host, "", "", "", False, line)
+            if line[:1] not in starts:
+                yield new(Record, (number, process or host, "", "", "", False, line))
+                continue
+            who, level, stamp, begins, end = _prefix(line, writers)
+            if not end:
+                yield new(Record, (number, process or host, "", "", "", False, line))
+                continue
+            writer = f"{host} {who}".strip() if host else who
+            yield new(Record, (number, writer, level, stamp, line[:end], begins, line[end:]))
+            process = writer if begins else ""
 
 
-def _facts(found: re.Match[str]) -> tuple[str, str, str, bool, str]:
-    """Of a prefix: the pids, the level, the time, whether it stands on a message's first line alone, and the writer."""
-    pids = (found["pids"] or "").strip()
-    who = " ".join(part.strip("() ") for part in pids.split(")") if part.strip()) or found["rank"] or ""
-    if found["level"]:
-        return pids, found["level"], found["stamp"], False, who
-    if found["date"]:
-        return pids, found["loud"] or "", found["date"][5:], True, who or found["who"].strip() or "main"
-    if found["iso"]:
-        return pids, found["shout"], found["iso"][5:].replace("T", " "), True, who or "main"
-    if found["plain"]:
-        return pids, found["plain"], "", True, who
-    return pids, LETTERS.get(found["glog"] or found["klog"] or "", ""), "", False, who
+def _states(line: str) -> Iterator[str]:
+    """What is left of a line when the states of a progress bar are taken off."""
+    for state in line.split("\r"):
+        bar = ("it/s" in state or "s/it" in state or "%|" in state or "% Completed" in state) and BAR.match(state)
+        yield state[bar.end() :] if bar else state
+
+
+def _prefix(line: str, writers: dict[str, str]) -> tuple[str, str, str, bool, int]:
+    """Of the prefix of a line: the writer, level and time, whether it stands on a message's first line alone, and its length."""
+    who, end, first = "", 0, line[0]
+    if first == "(":
+        pids = line[: line.find(") ") + 2]
+        if (known := writers.get(pids)) is None or line[len(pids) : len(pids) + 1] == "(":
+            match = PIDS.match(line)
+            pids = match[0] if match else ""
+            known = writers.setdefault(pids, _writer(pids))
+        who, end = known, len(pids)
+        first = line[end : end + 1]
+    elif line.startswith("[rank") and (rank := RANK.match(line)):
+        who, end = rank[1], rank.end()
+        first = line[end : end + 1]
+    if first == "[":
+        if found := SGLANG.match(line, end):
+            return who or found[2].strip() or "main", found[3] or "", found[1], True, found.end()
+    elif first.isdigit():
+        if found := DATED.match(line, end):
+            return who or "main", found[3], f"{found[1]} {found[2]}", True, found.end()
+        return who, "", "", False, end
+    elif found := VLLM.match(line, end):
+        return who, found[1], found[2], False, found.end()
+    elif found := PLAIN.match(line, end):
+        return who, found[1], "", True, found.end()
+    if first in "[IWEF" and first and (found := GLOG.match(line, end)):
+        return who, LETTERS[found[1] or found[2]], "", False, found.end()
+    return who, "", "", False, end
+
+
+def _writer(pids: str) -> str:
+    return " ".join(part.strip("() ") for part in pids.split(")") if part.strip())

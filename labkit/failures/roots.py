@@ -58,7 +58,7 @@ TRIVIAL = frozenset(["HTTPError", "HTTPStatusError", "KeyError", "AttributeError
 """What is looked up first and then made or refused: while it is handled the real failure comes."""
 
 
-BANNER = re.compile(r"vLLM API server version|non-default args|server_args=")
+BANNERS = ("vLLM API server version", "non-default args", "server_args=")
 """What a start writes first."""
 SHUTDOWN = re.compile(r"\[shutdown\]|Shutting down|shutdown of|SIGTERM|SIGINT|Gracefully exiting")
 
@@ -114,7 +114,7 @@ def of(lines: list[Record]) -> list[Root]:
     if not roots:
         ended = any(SHUTDOWN.search(line.text) for line in lines) if served and wrappers else False
         roots = [] if ended else wrappers[-1:]
-    return [replace(root, beside=_beside(root, lines)) for root in roots]
+    return [replace(root, beside=_beside(root, lines)) for root in roots[:1]] + roots[1:]
 
 
 def _root(chain: Chain) -> Root:
@@ -169,7 +169,7 @@ def _of_the_last_start(
     lines: list[Record], by_process: dict[str, list[Record]], roots: list[Root], wrappers: list[Root]
 ) -> tuple[list[Root], list[Root]]:
     """Without what an earlier start in the same file said, if the last one failed too."""
-    began = max((line.number for line in lines if line.level in ("", "INFO") and BANNER.search(line.text)), default=0)
+    began = max((line.number for line in lines if line.level in ("", "INFO") and any(words in line.text for words in BANNERS)), default=0)
     if not any(root.number < began for root in [*roots, *wrappers]):
         return roots, wrappers
     earlier = {process for process, own in by_process.items() if process and "pid" in process and own[0].number < began}

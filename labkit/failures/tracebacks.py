@@ -93,11 +93,19 @@ def chains(lines: Iterable[Record]) -> list[Chain]:
     """Every exception that the lines of one process tell, in chains, in order."""
     reader = _Reader()
     for line in lines:
-        reader.take(line)
+        if reader.state != "outside" or (line.level not in QUIET and _tells(line.text)):
+            reader.take(line)
+        elif line.stamp:
+            reader.stamp, reader.before = line.stamp, ""
     found = [chain for chain in reader.chains if chain.raised]
     for raised in (raised for chain in found for raised in chain.raised):
         raised.message = raised.message.strip().removesuffix('"""').removeprefix('"""').strip()
     return found
+
+
+def _tells(text: str) -> bool:
+    """Whether a line may belong to an exception: a look that costs next to nothing."""
+    return "rror" in text or "xception" in text or "File \"" in text or "Traceback" in text or "Expired" in text or "Interrupt" in text
 
 
 class _Reader:
@@ -193,6 +201,8 @@ class _Reader:
             self._enter_frames(line)
             self._frame(line, text)
         elif text[:1].strip() and (found := ALONE.fullmatch(text)):
+            if self.chains and self.chains[-1].raised and self.chains[-1].raised[-1].line == text.strip():
+                return  # the same again
             self.chains.append(Chain(line.process, self.stamp, aside=self.before.startswith(IGNORED)))
             self._raised(line, text, found)
 
