@@ -17,7 +17,7 @@ from labkit.failures.verdicts import Verdict, explain
 
 LOGS = Path(__file__).parent / "logs"
 LEAST_RIGHT = 0.95
-HOLE = re.compile(r"\(\s*\)|: ?\)|\{\w+\}|\x1b|\bNone\b")
+HOLE = re.compile(r"\(\s*\)|: ?\)|\{\w+\}|\x1b|\bNone\b|(?<!\.)\.\.(?!\.)|\d\.\)")
 
 
 @dataclass(frozen=True)
