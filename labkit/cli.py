@@ -10,10 +10,12 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common.amounts import GIB
 from .common.errors import LabError
+from .failures.wording import as_flags
 from .models.profiles import profiles
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(chosen.action(chosen) or 0)
     except LabError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        said = as_flags(str(error), chosen.rest) if chosen.word == "up" else str(error)
+        print(f"{type(error).__name__}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -88,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", type=int, default=40)
     logs.add_argument("-e", "--errors", action="store_true", help="standard error instead of standard output")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows (Ctrl-C ends it)")
+
+    explain = _word(words, "explain", _explain, "why a log ends in a failure: of this machine, a colleague, a container · 解释日志里的错误")
+    explain.add_argument("file", help="the log, or - for standard input")
+    explain.add_argument("--engine", default="", help="vllm, sglang, open_webui ... (default: the log tells)")
+    explain.add_argument("--language", default="", choices=["en", "zh"], help="default: both")
 
     tunnel = _word(words, "tunnel", _tunnel, "how to reach a page of this machine from your own computer · 从自己的电脑访问")
     tunnel.add_argument("--ports", type=int, nargs="+", default=None, metavar="PORT", help="ports of this machine (default: Open-WebUI's)")
@@ -258,6 +266,15 @@ def _follow(server: Server, *, errors: bool) -> None:
         sys.stdout.flush()
         time.sleep(0.5)
     sys.stdout.write(follower.new(last=True))
+
+
+def _explain(chosen: argparse.Namespace) -> None:
+    from .failures.verdicts import explain, explain_text
+
+    verdict = (
+        explain_text(sys.stdin.read(), engine=chosen.engine) if chosen.file == "-" else explain(Path(chosen.file), engine=chosen.engine)
+    )
+    print(as_flags(verdict.text(chosen.language)))
 
 
 def _download(chosen: argparse.Namespace) -> None:

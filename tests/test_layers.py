@@ -15,21 +15,22 @@ PACKAGE = ROOT / "labkit"
 PAGE = ROOT / "docs" / "architecture.md"
 ALLOWED: dict[str, set[str]] = {
     "common": set(),
-    "engines": set(),
+    "failures": set(),
+    "engines": {"failures"},
     "machine": set(),
     "models": {"machine"},
     "runtimes": {"machine"},
     "chat": {"engines"},
-    "workers": {"runtimes", "chat"},
+    "workers": {"failures", "runtimes", "chat"},
     "hub": {"models", "workers"},
     "telemetry": {"engines", "machine", "chat"},
-    "benchmark": {"engines", "machine", "runtimes", "workers", "chat", "telemetry"},
+    "benchmark": {"failures", "engines", "machine", "runtimes", "workers", "chat", "telemetry"},
     "evaluation": {"engines", "chat", "models", "workers"},
     "lora": {"models", "workers", "evaluation"},
-    "serving": {"engines", "machine", "models", "runtimes", "chat", "lora"},
+    "serving": {"failures", "engines", "machine", "models", "runtimes", "chat", "lora"},
     "gateway": {"engines", "chat"},
-    "webui": {"engines", "machine", "runtimes", "serving"},
-    "training": {"machine", "models", "runtimes", "workers", "evaluation", "lora"},
+    "webui": {"failures", "engines", "machine", "runtimes", "serving"},
+    "training": {"failures", "machine", "models", "runtimes", "workers", "evaluation", "lora"},
     "course": {"machine", "runtimes"},
 }
 """Package -> what it may import, besides itself and common. The doors at the top (`cli`, `bootstrap`) may import all."""

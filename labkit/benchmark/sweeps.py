@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..chat import served
-from ..common import logs
 from ..common.errors import LabError, NotRunning, SettingError
 from ..common.progress import Progress
 from ..common.settings import settings
@@ -234,8 +233,7 @@ class _Sweeping:
         if not self.server.answers():
             cause = f"{self.server.engine.title} stopped answering during the benchmark.{saved}"
             return NotRunning(cause, f"Its log: {self.server.log}.")
-        line = logs.explain(log.read_text(errors="replace"), ()).line
-        return LabError(f"The benchmark client ended with exit code {code}: {line}{saved}", f"The whole log: {log}.")
+        return LabError(f"The benchmark client ended with exit code {code}: {launch.own_words(log)}{saved}", f"The whole log: {log}.")
 
 
 def _keeps_prefixes(server: Endpoint, metrics: Metrics) -> bool | None:

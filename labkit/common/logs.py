@@ -1,19 +1,14 @@
-"""Reading what a server or a tool writes: the lines since last time, the last lines, and the one line that says why it died.
+"""Reading what a server or a tool writes: the lines since last time, the last lines, and the stages of a start.
 
-Covers: files on disk that grow, and the shape of what is known of them (`Stage`, `Explanation`). Does not cover: what the lines
-mean; that is data of each engine (`engines`) and tool (`training`).
+Covers: files on disk that grow. Does not cover: why something failed (`failures`), which stages an engine has (`engines`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-ALARM = re.compile(r"\b(ERROR|CRITICAL|[A-Z]\w*(?:Error|Exception)\b|error:)")
-NOISE = re.compile(r"^\s*(warnings\.warn|File \"|Traceback|raise |\^+|During handling|The above exception)|For further information visit")
-PREFIX = re.compile(r"^\(\w+ pid=\d+\)\s*")
 MARK_BYTES = 256
 """So much of what was read is looked at again, to see whether a file is still the same."""
 
@@ -30,24 +25,6 @@ class Stage:
     pattern: str
     cpu_seconds: float
     gpu_seconds: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """A failure that is known: the log line it shows, what it means, what to do. Groups of `pattern` fill {0}, {1} ..."""
-
-    pattern: str
-    cause: str
-    fix: str
-
-
-@dataclass(frozen=True)
-class LogVerdict:
-    """Why a server died, as far as its log says: the line that matters, a cause and a fix ("" when unknown)."""
-
-    line: str
-    cause: str
-    fix: str
 
 
 class Follower:
@@ -93,23 +70,6 @@ def tail(path: Path, lines: int) -> str:
     return "\n".join(line.split("\r")[-1] for line in text.splitlines()[-lines:])
 
 
-def explain(text: str, known: Sequence[Explanation]) -> LogVerdict:
-    """The first of the known failures that the log shows, in the order of `known`; else its last alarming line."""
-    for explanation in known:
-        match = re.search(explanation.pattern, text)
-        if match:
-            groups = [group or "" for group in match.groups()]
-            return LogVerdict(_line_at(text, match.start()), explanation.cause.format(*groups), explanation.fix.format(*groups))
-    return LogVerdict(_last_alarm(text), "", "")
-
-
-def _line_at(text: str, position: int) -> str:
-    start = text.rfind("\n", 0, position) + 1
-    end = text.find("\n", position)
-    return PREFIX.sub("", text[start : end if end >= 0 else None]).strip()[:400]
-
-
-def _last_alarm(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip() and not NOISE.search(line)]
-    alarms = [line for line in lines if ALARM.search(line)]
-    return PREFIX.sub("", (alarms or lines or ["(the log is empty)"])[-1]).strip()[:400]
+def last_line(path: Path) -> str:
+    """The last line of a log that says something, "" of one that is empty or not there."""
+    return next((line.strip() for line in reversed(tail(path, 20).splitlines()) if line.strip()), "")

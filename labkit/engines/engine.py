@@ -1,7 +1,7 @@
 """What `serving` has to know of an engine, as two dataclasses. Each engine fills them in a module of its own beside this one.
 
 Covers: how to start one, how its log reads, how to tell that it works, how it takes adapters.
-Does not cover: processes (`serving`), Python environments (`runtimes`), how a flag is spelt (`engines.flags`).
+Does not cover: what its failures mean (`failures`), processes (`serving`), Python environments (`runtimes`), how a flag is spelt (`engines.flags`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from ..common.logs import Explanation, Stage
+from ..common.logs import Stage
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ class Engine:
     port_variable: str
     """The environment variable with which a user chooses its port."""
     stages: tuple[Stage, ...]
-    explanations: tuple[Explanation, ...]
     key_variable: str = ""
     """The environment variable that it takes its key from."""
     key_flag: str = ""

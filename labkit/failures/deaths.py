@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .records import Record
+from .records import LogLine
 from .tracebacks import QUIET, Chain, Raised
 
 DEATHS = (
@@ -21,7 +21,10 @@ DEATHS = (
     ("Terminate", r"(?P<m>terminate called (?:after throwing an instance of .+|without an active exception.*|recursively))"),
     ("LoaderError", r"(?P<m>\S+: (?:error while loading shared libraries: .+|symbol lookup error: .+|\S*: version `\S+' not found.*))"),
     ("Segfault", r"(?P<m>!{3,} Segfault encountered !{3,}|\S*(?:Segmentation fault|Bus error|Illegal instruction)(?: .*)?)"),
-    ("Killed", r"(?P<m>(?:\S+: line \d+: +\d+ )?Killed\b(?! by user| remaining).*|.*\b(?:Out of memory: Killed|oom-kill|Memory cgroup out of memory).*)"),
+    (
+        "Killed",
+        r"(?P<m>(?:\S+: line \d+: +\d+ )?Killed\b(?! by user| remaining).*|.*\b(?:Out of memory: Killed|oom-kill|Memory cgroup out of memory).*)",
+    ),
     ("NoCommand", r"(?P<m>(?:\S+: )?(?:line \d+: |\d+: )?\S+: (?:command )?not found|\S*python\S*: No module named \S+)"),
     ("ExitCode", r"(?P<m>Exit code: -\d+)"),
     ("Watchdog", r"(?P<m>\w+ watchdog timeout\b.*)"),
@@ -43,7 +46,7 @@ DETAIL = re.compile(
 DETAILS = 40
 
 
-def deaths(lines: Iterable[Record]) -> list[Chain]:
+def deaths(lines: Iterable[LogLine]) -> list[Chain]:
     """What the lines of one process tell of an end without a traceback, in order."""
     found: list[Chain] = []
     stamp = ""
@@ -66,7 +69,7 @@ def deaths(lines: Iterable[Record]) -> list[Chain]:
     return found
 
 
-def details(lines: Iterable[Record]) -> list[str]:
+def details(lines: Iterable[LogLine]) -> list[str]:
     """The lines of compilers, of NCCL and of torch's look at the GPUs that say what went wrong, the last ones of many."""
     found = [line.text for line in lines if line.text[:1] != " " and DETAIL.match(line.text)]
     return found[-DETAILS:]

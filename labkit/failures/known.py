@@ -7,6 +7,8 @@
     type = "RuntimeError|InductorError"     # fullmatch on the exception's class, without its module (`deaths.DEATHS` for other ends)
     module = 'triton\\..*'                  # fullmatch on the dotted module that raised it
     function = 'bind'                       # fullmatch on the function that raised it
+    within = 'huggingface_hub\\..*'          # fullmatch on the dotted module of any of its frames
+    source = '.*os.getenv.*'                # fullmatch on the statement that raised it
     message = 'Failed to find C compiler'   # searched in its own message; named groups fill {name}
     beside = 'Python\\.h'                   # searched in what compilers and NCCL wrote besides; named groups too
     phase = ["weights"]                     # only while this stage was running (`phases.PHASES`)
@@ -37,6 +39,9 @@ HOMES = ("settings", "vllm", "sglang", "open_webui", "tools", "hub", "cuda", "sy
 """The order in which files are searched: what is narrow before what is broad. Others come after them, by name."""
 
 
+PATTERNS = ("type", "module", "function", "within", "source", "message", "beside")
+
+
 @dataclass(frozen=True)
 class Words:
     """One text in both languages."""
@@ -62,6 +67,8 @@ class Failure:
     type: re.Pattern[str] | None = None
     module: re.Pattern[str] | None = None
     function: re.Pattern[str] | None = None
+    within: re.Pattern[str] | None = None
+    source: re.Pattern[str] | None = None
     message: re.Pattern[str] | None = None
     beside: re.Pattern[str] | None = None
     phase: tuple[str, ...] = ()
@@ -86,8 +93,7 @@ def failures() -> tuple[Failure, ...]:
 
 def of_engine(engine: str) -> list[Failure]:
     """What `engine` can say; "" for one that is not known."""
-    asked = {engine} if engine else {"vllm", "sglang", "open_webui"}
-    return [row for row in failures() if row.is_said and (not row.said_by or asked & set(row.said_by))]
+    return [row for row in failures() if row.is_said and (not row.said_by or engine in row.said_by)]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -97,11 +103,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _failure(home: str, row: Mapping[str, Any]) -> Failure:
-    known = {"id", "said_by", "section", "type", "module", "function", "message", "beside", "phase", "example", "see", "cause", "fix"}
+    known = {*PATTERNS, "id", "said_by", "section", "phase", "example", "see", "cause", "fix"}
     if unknown := row.keys() - known:
         raise ValueError(f"catalogue/{home}.toml, {row.get('id')}: unknown keys {sorted(unknown)}")
     try:
-        patterns = {name: re.compile(row[name]) for name in ("type", "module", "function", "message", "beside") if name in row}
+        patterns = {name: re.compile(row[name]) for name in PATTERNS if name in row}
     except re.error as error:
         raise ValueError(f"catalogue/{home}.toml, {row.get('id')}: {error}") from error
     lists = {name: tuple(row.get(name, ())) for name in ("said_by", "phase", "example")}

@@ -7,13 +7,9 @@ runs out has another cure in each.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable
 
-from .records import Record
-
-if TYPE_CHECKING:
-    from .roots import Root
+from .records import LogLine
 
 WEIGHTS, CACHE, SERVING = "weights", "cache", "serving"
 PHASES = ("start", WEIGHTS, CACHE, SERVING)
@@ -51,21 +47,23 @@ LINES = (
 _FUNCTIONS = [(phase, re.compile(f"(?:{names})")) for phase, names in FUNCTIONS]
 
 
-def phase(root: Root, lines: Iterable[Record]) -> str:
-    """One of `PHASES`, or "" where nothing tells. `lines` are those of the whole log."""
-    functions = [function for raised in root.chain for _, function in raised.frames]
+def phase(functions: Collection[str], process: str, number: int, lines: Iterable[LogLine]) -> str:
+    """One of `PHASES`, or "" where nothing tells.
+
+    `functions` were running when `process` failed, which is told in line `number`; `lines` are those of the whole log.
+    """
     for name, pattern in _FUNCTIONS:
         if any(pattern.fullmatch(function) for function in functions):
             return name
-    before = [line for line in lines if line.number < root.number and line.level in ("", "INFO")]
+    before = [line for line in lines if line.number < number and line.level in ("", "INFO")]
     told = "\n".join([line.text for line in before])
-    own = "\n".join([line.text for line in before if line.process == root.process])
+    own = "\n".join([line.text for line in before if line.process == process])
     if _shown(LINES[:1], told):
         return SERVING
     return _shown(LINES[1:], own) or _shown(LINES[1:], told)
 
 
-def ready(lines: Iterable[Record]) -> bool:
+def ready(lines: Iterable[LogLine]) -> bool:
     """Whether the log says that the server was ready once."""
     return bool(_shown(LINES[:1], "\n".join([line.text for line in lines if line.level in ("", "INFO")])))
 

@@ -1,7 +1,7 @@
 """A log as records: who said each line, when, how loud, and what, without the prefixes that loggers and containers put before it.
 
     records("(EngineCore pid=7) ERROR 11-26 10:00:00 [core.py:700] RuntimeError: x")
-    -> [Record(number=1, process="EngineCore pid=7", level="ERROR", stamp="11-26 10:00:00", head=..., text="RuntimeError: x")]
+    -> [LogLine(number=1, process="EngineCore pid=7", level="ERROR", stamp="11-26 10:00:00", head=..., text="RuntimeError: x")]
 
 Covers vLLM's prefixes of all its versions, SGLang's, Ray's, torch's ([rank0]:, [W1126 ...]), uvicorn's, loguru's, those of docker
 compose, Kubernetes and journald; ANSI colours, CRLF, the states of progress bars. Does not cover what the lines mean (`tracebacks`).
@@ -24,13 +24,9 @@ SHIPPED = re.compile(
 PIDS = re.compile(r"(?:\([^()\n]{0,60}?\b(?:pid|rank)=\d+[^()\n]{0,60}\) ?)+")
 RANK = re.compile(r"\[(rank\d+)\]:? ?")
 VLLM = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (\d\d-\d\d \d\d:\d\d:\d\d) (?:\[[^\]\n]*\]|[\w./]+:\d+\]) ?")
-SGLANG = re.compile(
-    r"\[\d{4}-(\d\d-\d\d \d\d:\d\d:\d\d)(?:[.,]\d+)?((?: [\w=-]+)*)\] ?(?:(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[: ] *)?"
-)
+SGLANG = re.compile(r"\[\d{4}-(\d\d-\d\d \d\d:\d\d:\d\d)(?:[.,]\d+)?((?: [\w=-]+)*)\] ?(?:(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[: ] *)?")
 GLOG = re.compile(r"(?:\[([IWEF])\d+ [^\]\n]*\]|([IWEF])\d{4} \d\d:\d\d:\d\d[^\]\n]*\]) ?")
-DATED = re.compile(
-    r"\d{4}-(\d\d-\d\d)[ T](\d\d:\d\d:\d\d)[.,]?\d*Z?(?: \|| -)? +(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[ |:-]*"
-)
+DATED = re.compile(r"\d{4}-(\d\d-\d\d)[ T](\d\d:\d\d:\d\d)[.,]?\d*Z?(?: \|| -)? +(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[ |:-]*")
 PLAIN = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL)(?::? +\[[\w.]+\] |: +)")
 LETTERS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 BAR = re.compile(r"[^\n]*?(?:\d+%|\d+it)[^\n]{0,160}?\[[\d:]+(?:<[\d:?]+)?, *[^\]\n]*\]|[^|\n]{0,80}\d+%\|[^|\n]*\|[^\n]*$")
@@ -38,7 +34,8 @@ GROUP = re.compile(r"^ +(?:\| ?|\+ (?=Exception Group)|\+-[-+]* ?\d* ?-*)")
 """The margin of an exception group's lines."""
 STARTS = frozenset("([DIWECF0123456789")
 
-class Record(NamedTuple):
+
+class LogLine(NamedTuple):
     """A line of a log. `number` counts from 1; `process` is "" of a line that says nothing of its writer.
 
     `head` is equal for the lines of one message, and `begins` says that a line begins one by its looks.
@@ -60,7 +57,7 @@ def read(path: Path) -> str:
     return data.decode("utf-16" if wide else "utf-8", errors="replace").removeprefix("\ufeff")
 
 
-def records(text: str) -> list[Record]:
+def records(text: str) -> list[LogLine]:
     """Every line of `text` that says something, in order."""
     if "\x1b" in text:
         text = ANSI.sub("", text)
@@ -69,7 +66,7 @@ def records(text: str) -> list[Record]:
     return list(_records(text.split("\n")))
 
 
-def _records(lines: list[str]) -> Iterator[Record]:
+def _records(lines: list[str]) -> Iterator[LogLine]:
     new, starts, writers = tuple.__new__, STARTS, dict[str, str]()
     process = ""  # of a line that has no prefix: the writer of the message that it belongs to
     shipped = any(SHIPPED.match(line) for line in lines[:50])
@@ -81,14 +78,14 @@ def _records(lines: list[str]) -> Iterator[Record]:
             if shipped and (sent := SHIPPED.match(line)):
                 host, line = sent["host"] or "", line[sent.end() :]
             if line[:1] not in starts:
-                yield new(Record, (number, process or host, "", "", "", False, line))
+                yield new(LogLine, (number, process or host, "", "", "", False, line))
                 continue
             who, level, stamp, begins, end = _prefix(line, writers)
             if not end:
-                yield new(Record, (number, process or host, "", "", "", False, line))
+                yield new(LogLine, (number, process or host, "", "", "", False, line))
                 continue
             writer = f"{host} {who}".strip() if host else who
-            yield new(Record, (number, writer, level, stamp, line[:end], begins, line[end:]))
+            yield new(LogLine, (number, writer, level, stamp, line[:end], begins, line[end:]))
             process = writer if begins else ""
 
 

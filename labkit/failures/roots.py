@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from . import deaths
 from .phases import ready
-from .records import Record, records
-from .tracebacks import QUIET, Chain, Raised, chains
+from .records import LogLine, records
+from .tracebacks import CUT_OFF, QUIET, Chain, Raised, chains
 
 WRAPPERS = re.compile(
     r"(?:vLLM )?Engine core (?:initialization|proc\S*) (?:failed|died)|Engine core proc \S+ died|EngineCore (?:encountered an issue|failed to start)"
@@ -26,14 +26,16 @@ WRAPPERS = re.compile(
     r"|Worker failed with error|Scheduler hit an exception|(?:TokenizerManager|DetokenizerManager|Subprocess) hit an exception"
     r"|Initialization failed\. (?:Please see|warmup error)|Initialization failed\. Please|Child process unexpectedly failed|Failed core proc"
     r"|Rank \d+ scheduler (?:is dead|died)|Data parallel controller|Executor failed|Worker \S+ died|EngineDead|Process 0 terminated with"
-    r"|Received (?:sigquit|SIGQUIT)|SIGQUIT received|Application startup failed|Task exception was never retrieved|EngineGenerateError",
+    r"|Command '\[[^\n]*vllm\.model_executor\.models\.registry|Model architectures \[[^\]]*\] failed to be inspected|Received (?:sigquit|SIGQUIT)|SIGQUIT received|Application startup failed|Task exception was never retrieved|EngineGenerateError",
 )
 """What a wrapper's message begins with, more or less."""
 WRAPPER_TYPES = frozenset(
     ["EngineDeadError", "EngineGenerateError", "MQEngineDeadError", "AsyncEngineDeadError", "RemoteTraceback", "_RemoteTraceback"]
     + ["ProcessRaisedException", "RayTaskError", "ExceptionGroup", "BaseExceptionGroup", "CancelledError", "SystemExit", "Exit"]
 )
-CARRIES = re.compile(r"(?:Worker failed with error|Engine core initialization failed[^\n]*?:) ?'(?P<inner>.+)', please check the stack trace", re.DOTALL)
+CARRIES = re.compile(
+    r"(?:Worker failed with error|Engine core initialization failed[^\n]*?:) ?'(?P<inner>.+)', please check the stack trace", re.DOTALL
+)
 """A wrapper that repeats what it is about."""
 CONSEQUENCES = re.compile(
     r"(?:Broken pipe|Connection (?:reset|closed) by (?:remote )?peer|.*Connection reset by peer|.*remote process exited or there was a network error"
@@ -41,10 +43,21 @@ CONSEQUENCES = re.compile(
     r"|.*the store was closed|.*[Ss]hutting down|.*event loop is closed|\[Errno (?:32|104)\])"
 )
 CONSEQUENCE_TYPES = frozenset(
-    ["BrokenPipeError", "ConnectionResetError", "EOFError", "KeyboardInterrupt", "ActorDiedError", "RayActorError", "ProcessExitedException"]
+    [
+        "BrokenPipeError",
+        "ConnectionResetError",
+        "EOFError",
+        "KeyboardInterrupt",
+        "ActorDiedError",
+        "RayActorError",
+        "ProcessExitedException",
+    ]
     + ["WorkerCrashedError", "Killed", "Segfault", "ExitCode", "Watchdog", "ChildFailedError"]
 )
-OUTWARD = re.compile(r"NCCL|No CUDA GPUs|infer device type|cudaGetDeviceCount|Ninja build failed|returned non-zero exit status|Error building extension|CppCompileError|C\+\+ compile error|gcc|nvcc", re.I)
+OUTWARD = re.compile(
+    r"NCCL|No CUDA GPUs|infer device type|cudaGetDeviceCount|Ninja build failed|returned non-zero exit status|Error building extension|CppCompileError|C\+\+ compile error|gcc|nvcc",
+    re.I,
+)
 """Messages that say that another program failed: its own lines say why."""
 ENDING = re.compile(
     r"shut(?:ting)?.?down|terminat|kill|exit|clean|sigquit|signal|fail|error|exception|dump|stopp|died|dead|closed|leak|destroy|abort|cancel|raise"
@@ -60,6 +73,8 @@ TRIVIAL = frozenset(["HTTPError", "HTTPStatusError", "KeyError", "AttributeError
 
 BANNERS = ("vLLM API server version", "non-default args", "server_args=")
 """What a start writes first."""
+MOST_ERRORS = 20
+"""Of a server that lives: errors that are looked at, the last ones."""
 SHUTDOWN = re.compile(r"\[shutdown\]|Shutting down|shutdown of|SIGTERM|SIGINT|Gracefully exiting")
 
 
@@ -88,9 +103,9 @@ def find(text: str) -> list[Root]:
     return of(records(text))
 
 
-def of(lines: list[Record]) -> list[Root]:
+def of(lines: list[LogLine]) -> list[Root]:
     """The same of lines that are read already."""
-    by_process: dict[str, list[Record]] = defaultdict(list)
+    by_process: dict[str, list[LogLine]] = defaultdict(list)
     for line in lines:
         by_process[line.process].append(line)
     roots: list[Root] = []
@@ -105,10 +120,11 @@ def of(lines: list[Record]) -> list[Root]:
     roots, wrappers = _of_the_last_start(lines, by_process, roots, wrappers)
     served = ready(lines)
     if served and not wrappers and not any(WRAPPERS.match(line.text) for line in lines if line.level not in QUIET):
-        errors = [root for root in roots if root.rank == LIVED and root.raised.level == "ERROR"]
-        roots = [root for root in roots if root.rank < LIVED] or [replace(root, rank=WITNESS) for root in errors[-1:]]
+        errors = [root for root in roots if root.rank == LIVED and (root.raised.level == "ERROR" or root.raised.frames)]
+        roots = [root for root in roots if root.rank < LIVED] or [replace(root, rank=WITNESS) for root in reversed(errors[-MOST_ERRORS:])]
     roots = _one_a_process(roots)
-    roots.sort(key=lambda root: (root.rank, root.stamp or "~", root.number))
+    if not (roots and roots[0].rank == WITNESS):
+        roots.sort(key=lambda root: (root.rank, root.stamp or "~", root.number))
     if not roots and not served:
         roots = _error_lines(lines)
     if not roots:
@@ -120,7 +136,7 @@ def of(lines: list[Record]) -> list[Root]:
 def _root(chain: Chain) -> Root:
     """The exception of a chain that says why: the deepest, less wrappers and less what was only looked up."""
     loud = [raised for raised in chain.raised if raised.level not in QUIET]
-    telling = tuple(_plain(raised) for raised in loud if not _wraps(raised))
+    telling = tuple(_plain(raised) for raised in loud if not _wraps(raised) and raised.type != CUT_OFF)
     if not telling:
         return _carried(chain, loud)
     chosen = telling[-1]
@@ -155,7 +171,7 @@ def _ranked(root: Root, chain: Chain, lived: int) -> Root:
     return replace(root, rank=rank)
 
 
-def _last_life(lines: list[Record], first: int) -> int:
+def _last_life(lines: list[LogLine], first: int) -> int:
     """The number of the last line in which a process says, as in good days, that it works; 0 without one after line `first`."""
     for line in reversed(lines):
         if line.number <= first:
@@ -166,15 +182,21 @@ def _last_life(lines: list[Record], first: int) -> int:
 
 
 def _of_the_last_start(
-    lines: list[Record], by_process: dict[str, list[Record]], roots: list[Root], wrappers: list[Root]
+    lines: list[LogLine], by_process: dict[str, list[LogLine]], roots: list[Root], wrappers: list[Root]
 ) -> tuple[list[Root], list[Root]]:
     """Without what an earlier start in the same file said, if the last one failed too."""
-    began = max((line.number for line in lines if line.level in ("", "INFO") and any(words in line.text for words in BANNERS)), default=0)
-    if not any(root.number < began for root in [*roots, *wrappers]):
+    starts: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for line in lines:
+        if line.level in ("", "INFO") and (said := next((words for words in BANNERS if words in line.text), "")):
+            starts[line.process, "" if "pid" in line.process else said].append(line.number)
+    one_each = [numbers[:1] if "pid" in process else numbers for (process, _), numbers in starts.items()]
+    began = max((numbers[-1] for numbers in one_each), default=0)
+    repeated = sum("pid" in process for process, _ in starts) > 1 or any(len(numbers) > 1 for numbers in one_each)
+    if not repeated or not any(root.number < began for root in [*roots, *wrappers]):
         return roots, wrappers
     earlier = {process for process, own in by_process.items() if process and "pid" in process and own[0].number < began}
     late = [[root for root in some if root.number > began and root.process not in earlier] for some in (roots, wrappers)]
-    return (late[0], late[1]) if late[0] else (roots, wrappers)
+    return (late[0], late[1]) if late[0] or late[1] else (roots, wrappers)
 
 
 def _one_a_process(roots: list[Root]) -> list[Root]:
@@ -182,19 +204,19 @@ def _one_a_process(roots: list[Root]) -> list[Root]:
     seen: set[tuple[str, int]] = set()
     kept: list[Root] = []
     for root in roots:
-        if (key := (root.process, root.rank)) not in seen or root.rank == LIVED:
+        if (key := (root.process, root.rank)) not in seen or root.rank in (LIVED, WITNESS):
             seen.add(key)
             kept.append(root)
     return kept
 
 
-def _beside(root: Root, lines: list[Record]) -> str:
+def _beside(root: Root, lines: list[LogLine]) -> str:
     if not any(OUTWARD.search(f"{raised.type} {raised.message}") for raised in root.chain):
         return ""
     return "\n".join(deaths.details(lines))
 
 
-def _error_lines(lines: Iterable[Record]) -> list[Root]:
+def _error_lines(lines: Iterable[LogLine]) -> list[Root]:
     """Where no exception is told: what was said as an error."""
     found = []
     for line in lines:

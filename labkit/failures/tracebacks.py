@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .records import GROUP, Record
+from .records import GROUP, LogLine
 
 HEADER = "Traceback (most recent call last)"
 LINKS = {
@@ -30,6 +30,10 @@ ALONE = re.compile(
 )
 """The same without a traceback before it: only names that are an exception's beyond doubt."""
 IGNORED = ("Exception ignored in", "Exception in thread", "Exception in callback", "Future exception was never retrieved")
+CUT_OFF = "CutOff"
+"""The type of an exception that is not told, because the log ends in its traceback."""
+MOST = 2000
+"""Exceptions without a traceback that are kept of one process, beside the last one."""
 LONGEST = 400
 """Lines of a message."""
 QUIET = frozenset(["DEBUG", "INFO", "WARNING"])
@@ -69,10 +73,16 @@ class Raised:
     @property
     def module(self) -> str:
         """The dotted module of the frame that raised it, else that of its class; "" where neither is told."""
-        if not self.frames:
-            return self.type.rpartition(".")[0]
-        path = PACKAGES.sub("", self.frames[-1][0])
-        return path.removesuffix(".py").removesuffix("/__init__").strip("/.").replace("/", ".")
+        return _dotted(self.frames[-1][0]) if self.frames else self.type.rpartition(".")[0]
+
+    @property
+    def modules(self) -> set[str]:
+        """The dotted modules of all its frames."""
+        return {_dotted(path) for path, _ in self.frames}
+
+
+def _dotted(path: str) -> str:
+    return PACKAGES.sub("", path).removesuffix(".py").removesuffix("/__init__").strip("/.").replace("/", ".")
 
 
 @dataclass
@@ -89,7 +99,7 @@ class Chain:
     link: str = ""
 
 
-def chains(lines: Iterable[Record]) -> list[Chain]:
+def chains(lines: Iterable[LogLine]) -> list[Chain]:
     """Every exception that the lines of one process tell, in chains, in order."""
     reader = _Reader()
     for line in lines:
@@ -97,6 +107,8 @@ def chains(lines: Iterable[Record]) -> list[Chain]:
             reader.take(line)
         elif line.stamp:
             reader.stamp, reader.before = line.stamp, ""
+    if reader.state == "frames" and not reader.chains[-1].raised and reader.chains[-1].frames:
+        reader.chains[-1].raised.append(Raised(CUT_OFF, "", reader.number, HEADER, frames=reader.chains[-1].frames))
     found = [chain for chain in reader.chains if chain.raised]
     for raised in (raised for chain in found for raised in chain.raised):
         raised.message = raised.message.strip().removesuffix('"""').removeprefix('"""').strip()
@@ -105,7 +117,7 @@ def chains(lines: Iterable[Record]) -> list[Chain]:
 
 def _tells(text: str) -> bool:
     """Whether a line may belong to an exception: a look that costs next to nothing."""
-    return "rror" in text or "xception" in text or "File \"" in text or "Traceback" in text or "Expired" in text or "Interrupt" in text
+    return "rror" in text or "xception" in text or 'File "' in text or "Traceback" in text or "Expired" in text or "Interrupt" in text
 
 
 class _Reader:
@@ -114,13 +126,13 @@ class _Reader:
     def __init__(self) -> None:
         self.chains: list[Chain] = []
         self.state = "outside"
-        self.stamp = ""
+        self.stamp, self.number = "", 0
         self.before = ""
         self.head = ("", "")
         self.level = ""
 
-    def take(self, line: Record) -> None:
-        self.stamp = line.stamp or self.stamp
+    def take(self, line: LogLine) -> None:
+        self.stamp, self.number = line.stamp or self.stamp, line.number
         self.level = line.level
         text = line.text
         if text[:1] == " " and (text.lstrip()[:1] in ("|", "+")):
@@ -142,7 +154,7 @@ class _Reader:
         if text.strip():
             self.before = text
 
-    def _begin(self, line: Record, text: str) -> None:
+    def _begin(self, line: LogLine, text: str) -> None:
         within = self.state in ("link", "message") and self.chains and self.chains[-1].raised
         remote = within and self.state == "message" and _carries(self.chains[-1].raised[-1])
         if not (self.state == "link" or remote):
@@ -154,10 +166,10 @@ class _Reader:
         chain.traceback = True
         self._enter_frames(line)
 
-    def _enter_frames(self, line: Record) -> None:
+    def _enter_frames(self, line: LogLine) -> None:
         self.state, self.head = "frames", (line.level, line.head if not line.begins else "")
 
-    def _frame(self, line: Record, text: str) -> None:
+    def _frame(self, line: LogLine, text: str) -> None:
         if found := FRAME.match(text):
             self.chains[-1].frames.append((found[1], found[3] or ""))
             self.chains[-1].source = ""
@@ -167,7 +179,7 @@ class _Reader:
             self.chains[-1].source = text.strip()
         # else its marks, more of it, or another writer's line
 
-    def _raised(self, line: Record, text: str, found: re.Match[str]) -> None:
+    def _raised(self, line: LogLine, text: str, found: re.Match[str]) -> None:
         chain = self.chains[-1]
         message = found["message"] or ""
         frames, source, link = chain.frames, chain.source, chain.link
@@ -175,7 +187,7 @@ class _Reader:
         chain.stamp, chain.frames, chain.source, chain.link = self.stamp, [], "", ""
         self.state, self.head = "message", (line.level, line.head if not line.begins else "")
 
-    def _message(self, line: Record, text: str) -> None:
+    def _message(self, line: LogLine, text: str) -> None:
         chain = self.chains[-1]
         raised = chain.raised[-1]
         if (link := LINKS.get(text.strip().rstrip(":"))) is not None:
@@ -192,7 +204,7 @@ class _Reader:
         else:
             raised.message += "\n" + text
 
-    def _outside(self, line: Record, text: str) -> None:
+    def _outside(self, line: LogLine, text: str) -> None:
         if (link := LINKS.get(text.strip().rstrip(":"))) is not None and self.chains:
             self.chains[-1].link, self.state = link, "link"
             return
@@ -203,10 +215,16 @@ class _Reader:
         elif text[:1].strip() and (found := ALONE.fullmatch(text)):
             if self.chains and self.chains[-1].raised and self.chains[-1].raised[-1].line == text.strip():
                 return  # the same again
+            if len(self.chains) > MOST and not self.chains[-1].traceback:
+                self.chains.pop()
             self.chains.append(Chain(line.process, self.stamp, aside=self.before.startswith(IGNORED)))
             self._raised(line, text, found)
 
 
 def _carries(raised: Raised) -> bool:
     """Whether an exception's message is another process's traceback."""
-    return raised.name in ("RemoteTraceback", "_RemoteTraceback", "ProcessRaisedException", "RayTaskError", "ExceptionGroup", "BaseExceptionGroup") or HEADER in raised.message
+    return (
+        raised.name
+        in ("RemoteTraceback", "_RemoteTraceback", "ProcessRaisedException", "RayTaskError", "ExceptionGroup", "BaseExceptionGroup")
+        or HEADER in raised.message
+    )

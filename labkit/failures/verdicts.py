@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,13 +20,17 @@ from ..common.errors import SettingError
 from . import deaths, roots, wording
 from .known import Failure, Words, of_engine
 from .phases import phase
-from .records import Record, read, records
+from .records import LogLine, read, records
 from .roots import Root
-from .tracebacks import Raised
+from .tracebacks import CUT_OFF, Raised
 
 UNKNOWN = Words("labkit does not know this failure.", "labkit 不认识这个错误。")
 NOTHING = Words("The log tells of no failure.", "日志里没有错误。")
+EMPTY = Words("The log is empty.", "日志是空的。")
+BROKEN_OFF = Words("The log breaks off inside a traceback, before it says which exception it was.", "日志在 traceback 中间断了，还没说是什么异常。")
 LONGEST_PATH = 1000
+DEEPEST = 10
+"""Exceptions of a chain that are looked at, from either end."""
 NAMES_OF_DEATHS = frozenset(name for name, _ in deaths.DEATHS)
 
 
@@ -51,6 +56,7 @@ class Verdict:
     phase: str = ""
     engine: str = ""
     language: str = ""
+    empty: bool = False
     others: tuple[str, ...] = ()
     """The other exceptions of its chain, each whole."""
 
@@ -61,6 +67,11 @@ class Verdict:
     @property
     def fix(self) -> str:
         return self.fixes.of(self.language)
+
+    @property
+    def unknown(self) -> str:
+        """The sentence that says that a failure is not known."""
+        return (BROKEN_OFF if self.type == CUT_OFF else UNKNOWN).of(self.language)
 
     @property
     def known(self) -> bool:
@@ -81,8 +92,8 @@ class Verdict:
         """The verdict in one language, or in both."""
         chosen = [language] if language else ["en", "zh"]
         if not self.found:
-            return "\n".join(NOTHING.of(one) for one in chosen)
-        causes = self.causes if self.known else UNKNOWN
+            return "\n".join((EMPTY if self.empty else NOTHING).of(one) for one in chosen)
+        causes = self.causes if self.known else BROKEN_OFF if self.type == CUT_OFF else UNKNOWN
         lines = [f"{'原因：' if one == 'zh' else 'cause: '}{causes.of(one)}" for one in chosen]
         lines += [f"{'怎么办：' if one == 'zh' else 'fix:   '}{self.fixes.of(one)}" for one in chosen if self.fixes.of(one)]
         who = f", {self.process}" if self.process else ""
@@ -102,6 +113,8 @@ def explain(path_or_text: str | Path, *, engine: str = "", language: str = "") -
     `path_or_text` is a file, or the log itself. `engine` is "vllm", "sglang", ...; left out, the log tells. Raises `SettingError` for a
     file that cannot be read, and for another language than "en", "zh" and "" (both).
     """
+    if not isinstance(path_or_text, (str, Path)):
+        raise SettingError(f"A log was given as {type(path_or_text).__name__}.", "Give the file of a log, or its text.")
     if language not in ("", "en", "zh"):
         raise SettingError(f"language is {language!r}.", 'Use "en", "zh" or "" for both.')
     path = _path(path_or_text)
@@ -117,7 +130,7 @@ def explain_text(text: str, *, engine: str = "") -> Verdict:
 
 def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
     """The same of the logs of one server, standard output's first; those that are not there count as empty."""
-    lines: list[Record] = []
+    lines: list[LogLine] = []
     places: list[tuple[int, str]] = []
     for path in paths:
         try:
@@ -142,29 +155,31 @@ def _path(given: str | Path) -> Path | None:
     if isinstance(given, str) and ("\n" in given.strip() or len(given) > LONGEST_PATH):
         return None
     path = Path(given).expanduser()
-    if path.is_file():
-        return path
-    if isinstance(given, Path) or re.fullmatch(r"\S*(?:/\S*|\.(?:log|txt|out|err))", given.strip()):
-        what = "a folder" if path.is_dir() else "not there"
+    with suppress(OSError):
+        if path.is_file():
+            return path
+    if isinstance(given, Path) or re.fullmatch(r"\S*/\S*|[^:]*\.(?:log|txt|out|err|gz)", given.strip()):
+        what = "a folder" if path.is_dir() else "no file" if path.exists() else "not there"
         raise SettingError(f"{given} is {what}.", "Give the file of a log, or its text.")
     return None
 
 
-def _verdict(lines: list[Record], engine: str, places: Sequence[tuple[int, str]]) -> Verdict:
+def _verdict(lines: list[LogLine], engine: str, places: Sequence[tuple[int, str]]) -> Verdict:
     engine = engine or told_engine(lines)
     found = roots.of(lines)
     if not found:
-        return Verdict(False, engine=engine)
-    root = found[0]
+        return Verdict(False, engine=engine, empty=not any(line.text.strip() for line in lines))
+    root = next((root for root in found if root.rank != roots.WITNESS or classify(root, "serving", engine)[0]), found[0])
     start, file = max((place for place in places if place[0] < root.number), default=(0, ""))
-    verdict = _named(root, phase(root, lines), engine, file, start)
+    functions = [function for raised in root.chain for _, function in raised.frames]
+    verdict = _named(root, phase(functions, root.process, root.number, lines), engine, file, start)
     return Verdict(False, engine=engine) if root.rank == roots.WITNESS and not verdict.known else verdict
 
 
 def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdict:
     """A root with what is known of it; `start` is what its file's line numbers begin with."""
     failure, told, groups = classify(root, stage, engine)
-    others = tuple(one.words for one in root.chain if one is not told and one.message not in told.message)
+    others = tuple(one.words for one in root.chain[-DEEPEST:] if one is not told and one.message not in told.message)
     verdict = Verdict(True, type=told.type, message=told.message or told.source, line=told.line, number=told.number - start, file=file)
     verdict = replace(verdict, process=root.process, phase=stage, engine=engine, others=others)
     if failure is None:
@@ -175,8 +190,7 @@ def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdic
 
 def classify(root: Root, stage: str, engine: str) -> tuple[Failure | None, Raised, dict[str, str | None]]:
     """What is known of a root: of its own words first, then of those of its chain; with the exception that is known, else the root's."""
-    for raised in dict.fromkeys([root.raised.number, *(raised.number for raised in root.chain)]):
-        one = next(other for other in root.chain if other.number == raised)
+    for one in [root.raised, *(raised for raised in (*root.chain[:DEEPEST], *root.chain[-DEEPEST:]) if raised is not root.raised)]:
         for row in of_engine(engine):
             if (not row.phase or stage in row.phase) and (groups := _matched(row, one, root.beside)) is not None:
                 return row, one, groups
@@ -188,7 +202,9 @@ def _matched(row: Failure, raised: Raised, beside: str) -> dict[str, str | None]
     groups: dict[str, str | None] = {}
     if (row.type and not row.type.fullmatch(raised.name)) or (row.module and not row.module.fullmatch(raised.module)):
         return None
-    if row.function and not row.function.fullmatch(raised.function):
+    if (row.function and not row.function.fullmatch(raised.function)) or (row.source and not row.source.fullmatch(raised.source)):
+        return None
+    if row.within and not any(row.within.fullmatch(module) for module in raised.modules):
         return None
     for pattern, text in ((row.message, raised.message or raised.source), (row.beside, beside)):
         if pattern is not None:
@@ -200,19 +216,19 @@ def _matched(row: Failure, raised: Raised, beside: str) -> dict[str, str | None]
 
 
 SAYS = {
-    "vllm": re.compile(r"EngineCore|APIServer|Vllm|vLLM|vllm[./]"),
-    "sglang": re.compile(r"sglang[./]|SGLang|\bTP\d\b"),
+    "vllm": re.compile(r"EngineCore|APIServer|Vllm|vLLM|vllm[./]|^ ?(?:vllm|main\.py serve)\b.*: error: "),
+    "sglang": re.compile(r"sglang[./]|SGLang|\bTP\d\b|^ ?(?:sglang|launch_server\.py)\b.*: error: "),
     "open_webui": re.compile(r"open_webui"),
     "llamafactory": re.compile(r"llamafactory"),
     "verl": re.compile(r"verl[./]"),
 }
 
 
-def told_engine(lines: Sequence[Record]) -> str:
+def told_engine(lines: Sequence[LogLine]) -> str:
     """Whose log it is, by who writes and which files stand in its frames; "" where that does not tell."""
     counts = dict.fromkeys(SAYS, 0)
     for line in [*lines[:400], *lines[-400:]]:
-        if line.head or 'File "' in line.text:
+        if line.head or 'File "' in line.text or ": error: " in line.text:
             for name, pattern in SAYS.items():
                 counts[name] += pattern.search(f"{line.process} {line.text[:300]}") is not None
     best = max(counts, key=lambda name: counts[name])

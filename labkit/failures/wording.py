@@ -19,7 +19,17 @@ FLAG_OF = {
 """What the engines call the same thing."""
 FLAGS = frozenset(
     [flag.partition("=")[0] for pair in FLAG_OF.values() for flag in pair.values()]
-    + ["attention_backend", "chat_template", "dtype", "device", "enable_lora", "gdn_backend", "kv_cache_dtype", "lora_modules", "lora_paths"]
+    + [
+        "attention_backend",
+        "chat_template",
+        "dtype",
+        "device",
+        "enable_lora",
+        "gdn_backend",
+        "kv_cache_dtype",
+        "lora_modules",
+        "lora_paths",
+    ]
     + ["lora_target_modules", "max_lora_rank", "max_loras", "max_num_batched_tokens", "pipeline_parallel_size", "quantization"]
     + ["reasoning_parser", "tool_call_parser", "trust_remote_code", "hf_overrides", "json_model_override_args", "skip_mm_profiling"]
     + ["swap_space", "cuda_graph_max_bs", "max_total_tokens", "tokenizer", "disable_custom_all_reduce", "load_format", "sampling_backend"]
@@ -38,9 +48,26 @@ SPAN = re.compile(r"`(\w+)(?:=([^`]*))?`")
 def filled(text: str, groups: Mapping[str, str | None], engine: str, language: str) -> str:
     """`text` with its {names} filled; a sentence with one that is not known is left out."""
     known = {name: decoded(name, value.strip()) for name, value in groups.items() if value and value.strip()} | named(engine, language)
-    sentences = [part for part in SENTENCE.split(text) if all(name in known for name in HOLE.findall(part))]
-    joint = " " if language != "zh" else ""
-    return joint.join(HOLE.sub(lambda hole: known[hole[1]], sentence) for sentence in sentences)
+    sentences = [HOLE.sub(lambda hole: known[hole[1]], part) for part in _sentences(text) if known.keys() >= set(HOLE.findall(part))]
+    return _joined(sentences, language)
+
+
+def outlined(text: str, language: str) -> str:
+    """`text` for a reader without a log: sentences that only a log can fill are left out, or have three dots where all of them are so."""
+    words = named("", language)
+    parts = _sentences(text)
+    whole = [part for part in parts if words.keys() >= set(HOLE.findall(part))] or parts
+    return _joined([HOLE.sub(lambda hole: words.get(hole[1], "..."), part) for part in whole], language)
+
+
+def _sentences(text: str) -> list[str]:
+    return [part for part in SENTENCE.split(text) if part]
+
+
+def _joined(sentences: Sequence[str], language: str) -> str:
+    return ("" if language == "zh" else " ").join(
+        sentence[:1].upper() + sentence[1:] if place else sentence for place, sentence in enumerate(sentences)
+    )
 
 
 def decoded(name: str, value: str) -> str:
@@ -58,7 +85,8 @@ def decoded(name: str, value: str) -> str:
 
 def named(engine: str, language: str) -> dict[str, str]:
     """What {engine} and the words for flags stand for; both engines' words where the engine is not known."""
-    words = {"engine": TITLES.get(engine) or ("引擎" if language == "zh" else "the engine")}
+    title, bare = TITLES.get(engine, ""), "引擎" if language == "zh" else "engine"
+    words = {"engine": title or (bare if language == "zh" else f"the {bare}"), "engine_name": title or bare}
     for name, flag in FLAG_OF.items():
         words[name] = f"`{flag[engine]}`" if engine in flag else f"`{flag['vllm']}` (SGLang: `{flag['sglang']}`)"
     return words

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 
 from ..chat.http import ask, error_message
 from ..chat.served import Served, adapter_api, list_adapters
-from ..common import logs
 from ..common.errors import AdapterError, SettingError
 from ..engines.engine import Adapters, Engine
 from ..engines.flags import as_number, flag_number, spelt, split_words
+from ..failures.verdicts import explain_message
 
 if TYPE_CHECKING:
     from ..engines.endpoint import Endpoint
@@ -189,7 +189,7 @@ def _change(server: Endpoint, path: str, body: Mapping[str, str]) -> None:
             f"{server.engine.title} was started without hot_adapters=True: it takes no adapters while it runs.",
             "Stop it and start it with hot_adapters=True. Whoever has the key can then make it read any folder that it can reach.",
         )
-    verdict = logs.explain(message, server.engine.explanations)
+    verdict = explain_message(message, engine=server.engine.name)
     raise AdapterError(
         verdict.cause or f"{server.engine.title} refused: {message[:400]}", verdict.fix or f"Its log says more: {server.log}."
     )

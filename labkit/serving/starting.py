@@ -14,6 +14,7 @@ from ..chat import http
 from ..common import logs
 from ..common.errors import NotRunning, StartFailed
 from ..common.progress import Progress
+from ..failures.verdicts import explain_files
 from ..machine import ports
 from .expectations import expected_seconds, remember
 from .lifelines import let_go
@@ -39,7 +40,6 @@ class Start:
     def __init__(self, server: Endpoint, folder: ServerFolder, record: Record) -> None:
         self.server, self.folder, self.record, self.engine = server, folder, record, server.engine
         self.follower = logs.Follower([Path(record.out), Path(record.err)])
-        self.text = ""
         self.stage, self.stage_began = 0, record.created_at
         self.from_the_start = time.time() - record.created_at < JOINED_LATE_SECONDS
         self.expected = expected_seconds(self.engine, record)
@@ -67,7 +67,6 @@ class Start:
 
     def _read(self, bar: Progress) -> None:
         new = self.follower.new()
-        self.text += new
         stage = self.engine.stage_at(new, self.stage) if new else self.stage
         if stage != self.stage:
             self._close_stage(bar)
@@ -92,10 +91,9 @@ class Start:
         deadline = time.monotonic() + self.engine.grace_seconds + KILL_SECONDS
         while self.folder.guards() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
-        self.text += self.follower.new(last=True)
         ended = self.folder.exit
         let_go(self.folder.folder)
-        raise failure(self.server, Path(self.record.err), self.text, ended)
+        raise failure(self.server, Path(self.record.out), Path(self.record.err), ended)
 
     def _require_answer(self) -> None:
         """One token from one of our own processes: another server on the port cannot pass for ours."""
@@ -140,19 +138,20 @@ class Start:
         bar.line(f"{self.record.ready_at - self.record.created_at:7.1f} s  in all: {self.engine.title} is ready at {self.server.url}")
 
 
-def failure(server: Endpoint, errors: Path, text: str, ended: Exit | None) -> StartFailed:
-    """The exit as an error: what the log says, what it means, what to do."""
-    verdict = logs.explain(text, server.engine.explanations)
-    code = ended.code if ended else None
-    told = errors.read_text(errors="replace") if errors.exists() else ""
-    log = str(errors if verdict.line in told else server.log)
+def failure(server: Endpoint, out: Path, errors: Path, ended: Exit | None) -> StartFailed:
+    """The exit as an error: what its two logs say, what it means, what to do."""
     if ended and ended.reason == "not started":
         return StartFailed(f"{server.command[0]} could not be run: {ended.error}", "Make the environment again: ./lab doctor.")
-    if verdict.cause:
-        return StartFailed(verdict.cause, verdict.fix, line=verdict.line, log=log)
-    if code in (-9, 137) or ended is None:
-        cause = f"{server.engine.title} was killed while starting (SIGKILL)."
-        return StartFailed(cause, "If nobody did, the machine ran out of memory: dmesg | tail, free -g.", line=verdict.line, log=log)
-    how = ended.reason if ended.reason != "exited" else f"exited with code {code}"
-    fix = "Read the log from the first ERROR on; the last lines often only say that something failed above."
-    return StartFailed(f"{server.engine.title} {how} while starting.", fix, line=verdict.line, log=log)
+    verdict = explain_files([out, errors], engine=server.engine.name)
+    log, line = verdict.file or str(server.log), verdict.line or logs.last_line(errors) or logs.last_line(out)
+    if verdict.known:
+        return StartFailed(verdict.cause, verdict.fix, line=line, log=log)
+    title, code = server.engine.title, ended.code if ended else None
+    if not verdict.found and (code in (-9, 137) or ended is None):
+        cause = f"{title} was killed while starting (SIGKILL), and its log tells of no failure."
+        return StartFailed(cause, "If nobody did, the machine ran out of memory: dmesg | tail, free -g.", line=line, log=log)
+    how = ended.reason if ended and ended.reason != "exited" else "exited" if code is None else f"exited with code {code}"
+    if not verdict.found:
+        return StartFailed(f"{title} {how} while starting, and its log tells of no failure.", "", line=line, log=log)
+    cause = f"{title} {how} while starting. {verdict.unknown}"
+    return StartFailed(cause, f"What stands around it: {verdict.place}.", line=verdict.words, log=log)

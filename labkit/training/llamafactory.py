@@ -30,7 +30,6 @@ from ..common import disk
 from ..common.amounts import amount_text
 from ..common.errors import SettingError
 from ..common.files import draft, require_empty
-from ..common.logs import Explanation
 from ..lora import checks
 from ..models import manifests
 from ..models.adapter import Adapter
@@ -52,50 +51,6 @@ LOG = "trainer_log.jsonl"
 RESUMES = "LLaMA-Factory goes on, without a word, from a training that it finds where it shall write."
 TRAINABLE = re.compile(r"trainable params: ([\d,]+) \|\| all params: ([\d,]+)")
 ENVIRONMENT = {"USE_MODELSCOPE_HUB": "0", "USE_OPENMIND_HUB": "0"}
-
-KNOWN = (
-    Explanation(
-        r"ValueError: Template (\S+) does not exist",
-        "it has no chat template called {0}",
-        "Leave template=None: it then reads the base's own. Its names are in its README (qwen3, qwen3_nothink, deepseekr1 ...).",
-    ),
-    Explanation(
-        r"ValueError: A placeholder is required in the string formatter",
-        "it cannot read the base's own chat template, which is so with one that opens <think> itself",
-        'Name one of its templates: template="deepseekr1" for the R1 distillates.',
-    ),
-    Explanation(
-        r"ValueError: Some keys are not used by the HfArgumentParser: (\[.*\])",
-        "it does not know these settings: {0}",
-        "Look for a slip of the pen; all its settings are listed by: llamafactory-cli train -h.",
-    ),
-    Explanation(
-        r"The 'bitsandbytes\S*' distribution was not found|No package metadata was found for bitsandbytes",
-        "training on a 4-bit base needs bitsandbytes, which this environment does not have",
-        "four_bit=False; or on a GPU the environment that labkit makes, which has it: unset LABKIT_RUNTIME_LLAMAFACTORY.",
-    ),
-    Explanation(
-        r"(\S+) is required for a normal functioning of this module, but found (\S+)\.",
-        "its environment has {1}, and it asks for {0}",
-        "Let labkit make the environment: unset LABKIT_RUNTIME_LLAMAFACTORY; or install what it asks for there.",
-    ),
-    Explanation(
-        r"ValueError: Target modules? \{?(.+?)\}? not found in the base model",
-        "the base has no modules called {0}",
-        'targets="all-linear", or names from the base, such as ["q_proj", "v_proj"].',
-    ),
-    Explanation(
-        r"CUDA out of memory|OutOfMemoryError",
-        "the GPU's memory is full",
-        "A smaller batch (and accumulate= for the same effect), a smaller max_length, or four_bit=True; ./lab down stops servers.",
-    ),
-    Explanation(
-        r"No space left on device",
-        "the disk is full",
-        "Free some space where the adapter goes.",
-    ),
-)
-"""What LLaMA-Factory 0.9.5 says, and what it means. Seen here, but for the two of a full GPU and a full disk."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -235,7 +190,7 @@ class _FactoryRun:
             )
             counts = TRAINABLE.search(result.output)
             if result.code or not (folder / "adapter_model.safetensors").exists() or not counts or not losses or reader.example is None:
-                raise result.error("LLaMA-Factory did not train", KNOWN)
+                raise result.error("LLaMA-Factory did not train", ENGINE)
             training = FactoryTraining(
                 folder=self.out,
                 base=str(self.base),
@@ -259,7 +214,7 @@ class _FactoryRun:
             _, errors = manifests.read_tensors(folder, required=True)
             if result.code or errors:
                 detail = f" ({errors[0]})" if errors and not result.code else ""
-                raise result.error(f"LLaMA-Factory did not export{detail}", KNOWN)
+                raise result.error(f"LLaMA-Factory did not export{detail}", ENGINE)
             return Exported(self.out, str(self.base), str(adapter), Weights.read(folder).bytes, self._seconds(), self.text)
 
     def _run(self, folder: Path, file: str, **options: Any) -> CommandResult:

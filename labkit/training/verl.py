@@ -31,7 +31,6 @@ from pathlib import Path
 from ..common import disk
 from ..common.errors import LabError, SettingError
 from ..common.files import draft, require_empty, save
-from ..common.logs import Explanation
 from ..lora import merging
 from ..lora.merging import RECORD
 from ..models.folders import require_model
@@ -49,29 +48,6 @@ NO_WEIGHTS = "Incomplete Hugging Face model output"
 """What the merger says last of a checkpoint without a base, after it has written the adapter."""
 SECONDS = 120
 """A question to the environment's Python; a cold disk is slow."""
-
-KNOWN = (
-    Explanation(
-        r"No module named '(megatron\S*)'",
-        "its environment has no {0}, which Megatron's checkpoints need",
-        "Name an environment in which VERL trains with Megatron: export LABKIT_RUNTIME_VERL=<its python>.",
-    ),
-    Explanation(
-        r"AssertionError: Unsupported mesh_dim_names (\(.*\))",
-        "the shards were cut for a device mesh {0}; it knows FSDP, alone or with DDP",
-        "Save the checkpoint from a training without tensor parallelism, or with hf_model in its save_contents.",
-    ),
-    Explanation(
-        r"UnpicklingError: (.*)|PytorchStreamReader failed (.*)",
-        "a shard cannot be read: {0}{1}",
-        "Copy it again from where the training wrote it.",
-    ),
-    Explanation(
-        r"The checkpoint you are trying to load has model type `(\S+)`",
-        "its transformers does not know models of type {0}",
-        "Name an environment whose transformers does: export LABKIT_RUNTIME_VERL=<its python>.",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -128,7 +104,7 @@ def practise(base: str | Path, out: str | Path) -> Path:
     with draft(target, "practising") as folder:
         result = commands.run([python, PRACTICE, source, folder], folder.parent, title="Two ranks train a step and write checkpoints")
         if result.code:
-            raise result.error("The checkpoints to practise with were not written", KNOWN)
+            raise result.error("The checkpoints to practise with were not written", ENGINE)
     return target
 
 
@@ -224,7 +200,7 @@ def _merge_shards(checkpoint: Checkpoint, target: Path, base: Path | None, pytho
         print("It ends in an error, because the checkpoint has no base: the adapter is written by then, and taken.", flush=True)
     result = commands.run(argv, target.parent, title=title)
     if result.code and not (checkpoint.contents == ADAPTER_ONLY and NO_WEIGHTS in result.output):
-        raise result.error(f"VERL did not convert {checkpoint.folder}", KNOWN)
+        raise result.error(f"VERL did not convert {checkpoint.folder}", ENGINE)
     if checkpoint.lora and not (target / ADAPTER).is_dir():
         raise LabError(f"VERL wrote no {ADAPTER} from {checkpoint.folder}.", f"The whole log: {result.log}.")
 

@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common import logs
 from ..common.errors import LabError
+from ..common.logs import last_line
 from ..common.settings import settings
+from ..failures.verdicts import explain_text
 from . import launch
 from .command_job import CommandRequest
 
@@ -39,11 +40,12 @@ class CommandResult:
     log: Path
     seconds: float
 
-    def error(self, what: str, known: Sequence[logs.Explanation]) -> LabError:
-        """The failure as an error: the first of `known` that the output shows, else its last telling line."""
-        verdict = logs.explain(self.output, known)
+    def error(self, what: str, tool: str) -> LabError:
+        """The failure as an error: what is known of it in `tool`, else its own words."""
+        verdict = explain_text(self.output, engine=tool)
         cause = verdict.cause or f"it ended with exit code {self.code}"
-        return LabError(f"{what}: {cause}\nIts own words: {verdict.line}", f"{verdict.fix} The whole log: {self.log}.".strip())
+        own = f"\nIts own words: {verdict.words}" if verdict.found else f"\nIts last line: {last_line(self.log)}"
+        return LabError(f"{what}: {cause}{own}", f"{verdict.fix} The whole log: {self.log}.".strip())
 
 
 def run(

@@ -23,10 +23,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..common import errors, logs
+from ..common import errors
 from ..common.errors import LabError
+from ..common.logs import last_line
 from ..common.progress import Progress
 from ..common.settings import settings
+from ..failures.verdicts import explain_files
 from ..runtimes import environments
 
 SCRIPTS = Path(__file__).parent
@@ -161,8 +163,14 @@ def _failure(title: str, code: int, log: Path) -> LabError:
     if code == -signal.SIGKILL:
         cause = f"{title}: the process was killed, as the system does when memory runs out."
         return LabError(cause, f"See what else holds memory: ./lab doctor. The whole log: {log}.")
-    line = logs.explain(log.read_text(errors="replace"), ()).line
-    return LabError(f"{title} ended with exit code {code}: {line}", f"The whole log: {log}.")
+    return LabError(f"{title} ended with exit code {code}: {own_words(log)}", f"The whole log: {log}.")
+
+
+def own_words(log: Path) -> str:
+    """What a log says last of a failure: the root exception, with its cause where that is known; else its last line."""
+    verdict = explain_files([log])
+    said = verdict.words if verdict.found else last_line(log)
+    return f"{said}\n{verdict.cause} {verdict.fix}" if verdict.known else said
 
 
 def _event(line: str) -> Event:
