@@ -3,24 +3,20 @@
     records("(EngineCore pid=7) ERROR 11-26 10:00:00 [core.py:700] RuntimeError: x")
     -> [LogLine(number=1, process="EngineCore pid=7", level="ERROR", stamp="11-26 10:00:00", head=..., text="RuntimeError: x")]
 
-Covers vLLM's prefixes of all its versions, SGLang's, Ray's, torch's ([rank0]:, [W1126 ...]), uvicorn's, loguru's, those of docker
-compose, Kubernetes and journald; ANSI colours, CRLF, the states of progress bars. Does not cover what the lines mean (`tracebacks`).
-One pass, in time linear in the text.
+Covers vLLM's prefixes of all its versions, SGLang's, Ray's, torch's ([rank0]:, [W1126 ...]), uvicorn's, loguru's; ANSI colours,
+CRLF, the states of progress bars. What a shipper of logs puts before all that is `outer`'s. Does not cover what the lines mean
+(`tracebacks`). One pass, in time linear in the text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-SHIPPED = re.compile(
-    r"(?:(?P<host>[\w.-]+) +\| (?! )"  # docker compose
-    r"|\[?\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)\]? (?:std(?:out|err) [FP] )?(?!(?:ERROR|INFO|WARNING|DEBUG|CRITICAL)\b)"  # kubelet, docker logs -t
-    r"|[A-Z][a-z]{2} [ \d]\d [\d:]{8} [\w.-]+ [\w.@-]+\[\d+\]: )"  # journald
-)
+from . import outer
+
+ANSI = re.compile(r"(?:\x1b|\^\[|#033)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 PIDS = re.compile(r"(?:\([^()\n]{0,60}?\b(?:pid|rank)=\d+[^()\n]{0,60}\) ?)+")
 RANK = re.compile(r"\[(rank\d+)\]:? ?")
 VLLM = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (\d\d-\d\d \d\d:\d\d:\d\d) (?:\[[^\]\n]*\]|[\w./]+:\d+\]) ?")
@@ -28,6 +24,10 @@ SGLANG = re.compile(r"\[\d{4}-(\d\d-\d\d \d\d:\d\d:\d\d)(?:[.,]\d+)?((?: [\w=-]+
 GLOG = re.compile(r"(?:\[([IWEF])\d+ [^\]\n]*\]|([IWEF])\d{4} \d\d:\d\d:\d\d[^\]\n]*\]) ?")
 DATED = re.compile(r"\d{4}-(\d\d-\d\d)[ T](\d\d:\d\d:\d\d)[.,]?\d*Z?(?: \|| -)? +(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[ |:-]*")
 PLAIN = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL)(?::? +\[[\w.]+\] |: +)")
+BARE, BARE_ANSI = "[0;0m", re.compile(r"\[\d{1,3}(?:;\d{1,3})*m")
+"""Colours whose escape character was lost on the way."""
+WIDEST, MOST_STATES = 20_000, 1000
+"""Characters of a line, and states of a progress bar in one, that are looked at."""
 LETTERS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 BAR = re.compile(r"[^\n]*?(?:\d+%|\d+it)[^\n]{0,160}?\[[\d:]+(?:<[\d:?]+)?, *[^\]\n]*\]|[^|\n]{0,80}\d+%\|[^|\n]*\|[^\n]*$")
 GROUP = re.compile(r"^ +(?:\| ?|\+ (?=Exception Group)|\+-[-+]* ?\d* ?-*)")
@@ -50,49 +50,43 @@ class LogLine(NamedTuple):
     text: str
 
 
-def read(path: Path) -> str:
-    """The text of a log file, also one that PowerShell wrote (UTF-16). Raises OSError."""
-    data = path.read_bytes()
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    return data.decode("utf-16" if wide else "utf-8", errors="replace").removeprefix("\ufeff")
-
-
 def records(text: str) -> list[LogLine]:
     """Every line of `text` that says something, in order."""
-    if "\x1b" in text:
+    text = text.replace("\r\n", "\n").replace("\0", "")
+    if "\x1b" in text or "^[[" in text or "#033[" in text:
         text = ANSI.sub("", text)
-    if "\r" in text:
-        text = text.replace("\r\n", "\n")
-    return list(_records(text.split("\n")))
+    if BARE in text:
+        text = BARE_ANSI.sub("", text)
+    return list(_records(outer.peeled(text.split("\n"), known)))
 
 
-def _records(lines: list[str]) -> Iterator[LogLine]:
+def known(line: str) -> int:
+    """How long the prefix of a line is that an engine or a library wrote itself."""
+    return _prefix(line, {})[4] if line[:1] in STARTS else 0
+
+
+def _records(lines: Sequence[str]) -> Iterator[LogLine]:
     new, starts, writers = tuple.__new__, STARTS, dict[str, str]()
     process = ""  # of a line that has no prefix: the writer of the message that it belongs to
-    shipped = any(SHIPPED.match(line) for line in lines[:50])
     for number, whole in enumerate(lines, 1):
         for line in _states(whole) if "\r" in whole or "it/s" in whole or "%" in whole else (whole,):
             if not line:
                 continue
-            host = ""
-            if shipped and (sent := SHIPPED.match(line)):
-                host, line = sent["host"] or "", line[sent.end() :]
-            if line[:1] not in starts:
-                yield new(LogLine, (number, process or host, "", "", "", False, line))
+            if line[0] not in starts:
+                yield new(LogLine, (number, process, "", "", "", False, line[:WIDEST]))
                 continue
             who, level, stamp, begins, end = _prefix(line, writers)
             if not end:
-                yield new(LogLine, (number, process or host, "", "", "", False, line))
+                yield new(LogLine, (number, process, "", "", "", False, line[:WIDEST]))
                 continue
-            writer = f"{host} {who}".strip() if host else who
-            yield new(LogLine, (number, writer, level, stamp, line[:end], begins, line[end:]))
-            process = writer if begins else ""
+            yield new(LogLine, (number, who, level, stamp, line[:end], begins, line[end : end + WIDEST]))
+            process = who if begins else ""
 
 
 def _states(line: str) -> Iterator[str]:
     """What is left of a line when the states of a progress bar are taken off."""
-    for state in line.split("\r"):
-        bar = ("it/s" in state or "s/it" in state or "%|" in state or "% Completed" in state) and BAR.match(state)
+    for state in line.split("\r")[-MOST_STATES:]:
+        bar = ("it/s" in state or "s/it" in state or "%|" in state or "% Completed" in state) and BAR.match(state[:WIDEST])
         yield state[bar.end() :] if bar else state
 
 

@@ -26,7 +26,7 @@ WRAPPERS = re.compile(
     r"|Worker failed with error|Scheduler hit an exception|(?:TokenizerManager|DetokenizerManager|Subprocess) hit an exception"
     r"|Initialization failed\. (?:Please see|warmup error)|Initialization failed\. Please|Child process unexpectedly failed|Failed core proc"
     r"|Rank \d+ scheduler (?:is dead|died)|Data parallel controller|Executor failed|Worker \S+ died|EngineDead|Process 0 terminated with"
-    r"|Command '\[[^\n]*vllm\.model_executor\.models\.registry|Model architectures \[[^\]]*\] failed to be inspected|Received (?:sigquit|SIGQUIT)|SIGQUIT received|Application startup failed|Task exception was never retrieved|EngineGenerateError",
+    r"|Command '\[[^\n]*vllm\.model_executor\.models\.registry|Model architectures \[[^\]]*\] failed to be inspected|Error raised in subprocess|Received (?:sigquit|SIGQUIT)|SIGQUIT received|Application startup failed|Task exception was never retrieved|EngineGenerateError",
 )
 """What a wrapper's message begins with, more or less."""
 WRAPPER_TYPES = frozenset(
@@ -136,7 +136,7 @@ def of(lines: list[LogLine]) -> list[Root]:
 def _root(chain: Chain) -> Root:
     """The exception of a chain that says why: the deepest, less wrappers and less what was only looked up."""
     loud = [raised for raised in chain.raised if raised.level not in QUIET]
-    telling = tuple(_plain(raised) for raised in loud if not _wraps(raised) and raised.type != CUT_OFF)
+    telling = tuple(plain for raised in loud if not _wraps(plain := _plain(raised)))
     if not telling:
         return _carried(chain, loud)
     chosen = telling[-1]
@@ -159,7 +159,7 @@ def _carried(chain: Chain, loud: list[Raised]) -> Root:
 
 
 def _wraps(raised: Raised) -> bool:
-    return raised.name in WRAPPER_TYPES or WRAPPERS.match(raised.message) is not None or "See root cause above" in raised.message
+    return raised.name in WRAPPER_TYPES or raised.type == CUT_OFF or WRAPPERS.match(raised.message) is not None or "See root cause above" in raised.message
 
 
 def _ranked(root: Root, chain: Chain, lived: int) -> Root:

@@ -195,10 +195,7 @@ class _Reader:
         elif FRAME.match(text) and _carries(raised):
             chain.frames, chain.link, self.state = [], "remote", "frames"
             self._frame(line, text)
-        elif (line.level, line.head) != self.head or STRAY.match(text) or raised.message.count("\n") >= LONGEST:
-            self.state = "outside"
-            self._outside(line, text)
-        elif ALONE.fullmatch(text):
+        elif (line.level, line.head) != self.head or STRAY.match(text) or raised.message.count("\n") >= LONGEST or ALONE.fullmatch(text):
             self.state = "outside"
             self._outside(line, text)
         else:

@@ -19,8 +19,9 @@ from pathlib import Path
 from ..common.errors import SettingError
 from . import deaths, roots, wording
 from .known import Failure, Words, of_engine
+from .outer import read
 from .phases import phase
-from .records import LogLine, read, records
+from .records import LogLine, records
 from .roots import Root
 from .tracebacks import CUT_OFF, Raised
 
@@ -228,7 +229,7 @@ def told_engine(lines: Sequence[LogLine]) -> str:
     """Whose log it is, by who writes and which files stand in its frames; "" where that does not tell."""
     counts = dict.fromkeys(SAYS, 0)
     for line in [*lines[:400], *lines[-400:]]:
-        if line.head or 'File "' in line.text or ": error: " in line.text:
+        if line.head or 'File "' in line.text or ": error: " in line.text or "open_webui" in line.text:
             for name, pattern in SAYS.items():
                 counts[name] += pattern.search(f"{line.process} {line.text[:300]}") is not None
     best = max(counts, key=lambda name: counts[name])
