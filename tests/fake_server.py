@@ -6,7 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
-from labkit.common.logs import Explanation, Stage
+from labkit.common.logs import Stage
 from labkit.common.settings import settings
 from labkit.engines.engine import Engine
 from labkit.serving import keys
@@ -21,7 +21,6 @@ ENGINE = Engine(
     port_variable="LABKIT_PORT_FAKE",
     key_variable="FAKE_KEY",
     stages=(Stage("importing", "", 1, 1), Stage("loading", "loading", 1, 1), Stage("serving", "serving", 1, 1)),
-    explanations=(Explanation(r"bad flag (\S+)", "It does not know {0}.", "Leave {0} out."),),
     grace_seconds=5.0,
 )
 FAKE = str(Path(__file__).with_name("fake_engine.py"))

@@ -1,7 +1,8 @@
 """What `serving` has to know of an engine, as two dataclasses. Each engine fills them in a module of its own beside this one.
 
 Covers: how to start one, how its log reads, how to tell that it works, how it takes adapters.
-Does not cover: what its failures mean (`failures`), processes (`serving`), Python environments (`runtimes`), how a flag is spelt (`engines.flags`).
+Does not cover: what its failures mean (`failures`), processes (`serving`), Python environments (`runtimes`), how a flag is spelt
+(`engines.flags`).
 """
 
 from __future__ import annotations

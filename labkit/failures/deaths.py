@@ -23,9 +23,11 @@ DEATHS = (
     ("Segfault", r"(?P<m>!{3,} Segfault encountered !{3,}|\S*(?:Segmentation fault|Bus error|Illegal instruction)(?: .*)?)"),
     (
         "Killed",
-        r"(?P<m>(?:\S+: line \d+: +\d+ )?Killed\b(?! by user| remaining).*|.*\b(?:Out of memory: Killed|oom-kill|Memory cgroup out of memory).*)",
+        r"(?P<m>(?:\S+: line \d+: +\d+ )?Killed\b(?! by user| remaining).*"
+        r"|.*\b(?:Out of memory: Killed|oom-kill|Memory cgroup out of memory).*)",
     ),
     ("NoCommand", r"(?P<m>(?:\S+: )?(?:line \d+: |\d+: )?\S+: (?:command )?not found|\S*python\S*: No module named \S+)"),
+    ("ValueError", r"\s*Value error, (?P<m>.+?)(?: \[type=.*)?"),  # pydantic's, of which the rest was cut off
     ("ExitCode", r"(?P<m>Exit code: -\d+)"),
     ("Watchdog", r"(?P<m>\w+ watchdog timeout\b.*)"),
     ("BindError", r"(?P<m>\[Errno \d+\] error while attempting to bind on address .+)"),
@@ -36,7 +38,7 @@ DEATH = re.compile("|".join(f"(?P<k{place}>{pattern.replace('(?P<m>', f'(?P<m{pl
 SIGNS = (
     ": error: ", "Fatal Python", "terminate called", "error while loading", "lookup error", "' not found", "Segfault", "egmentation fault",
     "Bus error", "Illegal instr", "Killed", "oom-kill", "ot found", "No module named", "module specification", "docker: Error",
-    "nvidia-container-cli", "Exit code: -", "watchdog timeout", "attempting to bind",
+    "nvidia-container-cli", "Value error, ", "Exit code: -", "watchdog timeout", "attempting to bind",
 )  # fmt: skip
 WHAT = re.compile(r"\s*what\(\): +(.+)")
 DETAIL = re.compile(

@@ -106,7 +106,9 @@ def _without_common(lines: list[str], own: Callable[[str], int]) -> list[str]:
 
 def _first_own(line: str, own: Callable[[str], int], end: int) -> int:
     """Where an engine's own prefix begins in the first `end` characters, else `end`."""
-    return next((start for start in [0, *(place.end() for place in BORDER.finditer(line, 0, end))] if start < end and own(line[start:])), end)
+    return next(
+        (start for start in [0, *(place.end() for place in BORDER.finditer(line, 0, end))] if start < end and own(line[start:])), end
+    )
 
 
 def _out_of_json(line: str) -> str:

@@ -11,10 +11,8 @@ CRLF, the states of progress bars. What a shipper of logs puts before all that i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
-
-from . import outer
 
 ANSI = re.compile(r"(?:\x1b|\^\[|#033)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 PIDS = re.compile(r"(?:\([^()\n]{0,60}?\b(?:pid|rank)=\d+[^()\n]{0,60}\) ?)+")
@@ -35,6 +33,9 @@ GROUP = re.compile(r"^ +(?:\| ?|\+ (?=Exception Group)|\+-[-+]* ?\d* ?-*)")
 STARTS = frozenset("([DIWECF0123456789")
 
 
+Peel = Callable[[list[str], Callable[[str], int]], Sequence[str]]
+
+
 class LogLine(NamedTuple):
     """A line of a log. `number` counts from 1; `process` is "" of a line that says nothing of its writer.
 
@@ -50,14 +51,15 @@ class LogLine(NamedTuple):
     text: str
 
 
-def records(text: str) -> list[LogLine]:
-    """Every line of `text` that says something, in order."""
+def records(text: str, peel: Peel | None = None) -> list[LogLine]:
+    """Every line of `text` that says something, in order. `peel` takes off what is not an engine's own (`outer.peeled`)."""
     text = text.replace("\r\n", "\n").replace("\0", "")
     if "\x1b" in text or "^[[" in text or "#033[" in text:
         text = ANSI.sub("", text)
     if BARE in text:
         text = BARE_ANSI.sub("", text)
-    return list(_records(outer.peeled(text.split("\n"), known)))
+    lines = text.split("\n")
+    return list(_records(peel(lines, known) if peel else lines))
 
 
 def known(line: str) -> int:

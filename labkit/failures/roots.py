@@ -1,6 +1,6 @@
 """Which exception ended a start: the root, of the process that failed first.
 
-    find(text)   -> [Root, ...], the most likely one first; [] where the log tells of no failure
+    of(records(text))   -> [Root, ...], the most likely one first; [] where the log tells of no failure
 
 Left out: wrappers, which only say that something failed elsewhere; exceptions in INFO and WARNING lines; those after which their process
 went on working. Last come consequences, which one process suffers because another failed. Does not cover what an exception means
@@ -16,17 +16,43 @@ from dataclasses import dataclass, replace
 
 from . import deaths
 from .phases import ready
-from .records import LogLine, records
-from .tracebacks import CUT_OFF, QUIET, Chain, Raised, chains
+from .records import LogLine
+from .tracebacks import CUT_OFF, HEADER, QUIET, Chain, Raised, chains, plain
 
 WRAPPERS = re.compile(
-    r"(?:vLLM )?Engine core (?:initialization|proc\S*) (?:failed|died)|Engine core proc \S+ died|EngineCore (?:encountered an issue|failed to start)"
-    r"|(?:WorkerProc|Worker proc\S*|Worker) initialization failed due to an exception|Engine process (?:failed to start|\(?PID)"
-    r"|Engine loop (?:has died|is not running)|Background loop (?:has errored already|is stopped)|See (?:root cause|stack trace)"
-    r"|Worker failed with error|Scheduler hit an exception|(?:TokenizerManager|DetokenizerManager|Subprocess) hit an exception"
-    r"|Initialization failed\. (?:Please see|warmup error)|Initialization failed\. Please|Child process unexpectedly failed|Failed core proc"
-    r"|Rank \d+ scheduler (?:is dead|died)|Data parallel controller|Executor failed|Worker \S+ died|EngineDead|Process 0 terminated with"
-    r"|Command '\[[^\n]*vllm\.model_executor\.models\.registry|Model architectures \[[^\]]*\] failed to be inspected|Error raised in subprocess|Received (?:sigquit|SIGQUIT)|SIGQUIT received|Application startup failed|Task exception was never retrieved|EngineGenerateError",
+    "|".join(
+        [
+            r"(?:vLLM )?Engine core (?:initialization|proc\S*) (?:failed|died)",
+            r"Engine core proc \S+ died",
+            r"EngineCore (?:encountered an issue|failed to start)",
+            r"(?:WorkerProc|Worker proc\S*|Worker) initialization failed due to an exception",
+            r"Engine process (?:failed to start|\(?PID)",
+            r"Engine loop (?:has died|is not running)",
+            r"Background loop (?:has errored already|is stopped)",
+            r"See (?:root cause|stack trace)",
+            r"Worker failed with error",
+            r"Scheduler hit an exception",
+            r"(?:TokenizerManager|DetokenizerManager|Subprocess) hit an exception",
+            r"Initialization failed\. (?:Please see|warmup error)",
+            r"Initialization failed\. Please",
+            r"Child process unexpectedly failed",
+            r"Failed core proc",
+            r"Rank \d+ scheduler (?:is dead|died)",
+            r"Data parallel controller",
+            r"Executor failed",
+            r"Worker \S+ died",
+            r"EngineDead",
+            r"Process 0 terminated with",
+            r"Command '\[[^\n]*vllm\.model_executor\.models\.registry",
+            r"Model architectures \[[^\]]*\] failed to be inspected",
+            r"Error raised in subprocess",
+            r"Received (?:sigquit|SIGQUIT)",
+            r"SIGQUIT received",
+            r"Application startup failed",
+            r"Task exception was never retrieved",
+            r"EngineGenerateError",
+        ]
+    ),
 )
 """What a wrapper's message begins with, more or less."""
 WRAPPER_TYPES = frozenset(
@@ -38,9 +64,24 @@ CARRIES = re.compile(
 )
 """A wrapper that repeats what it is about."""
 CONSEQUENCES = re.compile(
-    r"(?:Broken pipe|Connection (?:reset|closed) by (?:remote )?peer|.*Connection reset by peer|.*remote process exited or there was a network error"
-    r"|.*Socket Timeout|.*recvValue failed|.*Failed to recv, got 0 bytes|.*TCPStore|.*wait timeout after|cannot schedule new futures"
-    r"|.*the store was closed|.*[Ss]hutting down|.*event loop is closed|\[Errno (?:32|104)\])"
+    "|".join(
+        [
+            r"Broken pipe",
+            r"Connection (?:reset|closed) by (?:remote )?peer",
+            r".*Connection reset by peer",
+            r".*remote process exited or there was a network error",
+            r".*Socket Timeout",
+            r".*recvValue failed",
+            r".*Failed to recv, got 0 bytes",
+            r".*TCPStore",
+            r".*wait timeout after",
+            r"cannot schedule new futures",
+            r".*the store was closed",
+            r".*[Ss]hutting down",
+            r".*event loop is closed",
+            r"\[Errno (?:32|104)\]",
+        ]
+    ),
 )
 CONSEQUENCE_TYPES = frozenset(
     [
@@ -55,8 +96,22 @@ CONSEQUENCE_TYPES = frozenset(
     + ["WorkerCrashedError", "Killed", "Segfault", "ExitCode", "Watchdog", "ChildFailedError"]
 )
 OUTWARD = re.compile(
-    r"NCCL|No CUDA GPUs|infer device type|cudaGetDeviceCount|Ninja build failed|returned non-zero exit status|Error building extension|CppCompileError|C\+\+ compile error|gcc|nvcc",
-    re.I,
+    "|".join(
+        [
+            r"NCCL",
+            r"No CUDA GPUs",
+            r"infer device type",
+            r"cudaGetDeviceCount",
+            r"Ninja build failed",
+            r"returned non-zero exit status",
+            r"Error building extension",
+            r"CppCompileError",
+            r"C\+\+ compile error",
+            r"gcc",
+            r"nvcc",
+        ]
+    ),
+    re.IGNORECASE,
 )
 """Messages that say that another program failed: its own lines say why."""
 ENDING = re.compile(
@@ -98,13 +153,8 @@ class Root:
         return self.raised.number
 
 
-def find(text: str) -> list[Root]:
-    """Every failure that ended a process, the most likely cause of all others first."""
-    return of(records(text))
-
-
 def of(lines: list[LogLine]) -> list[Root]:
-    """The same of lines that are read already."""
+    """Every failure that ended a process, the most likely cause of all others first; [] where the lines tell of none."""
     by_process: dict[str, list[LogLine]] = defaultdict(list)
     for line in lines:
         by_process[line.process].append(line)
@@ -136,7 +186,7 @@ def of(lines: list[LogLine]) -> list[Root]:
 def _root(chain: Chain) -> Root:
     """The exception of a chain that says why: the deepest, less wrappers and less what was only looked up."""
     loud = [raised for raised in chain.raised if raised.level not in QUIET]
-    telling = tuple(plain for raised in loud if not _wraps(plain := _plain(raised)))
+    telling = tuple(one for raised in loud if not _wraps(one := plain(raised)))
     if not telling:
         return _carried(chain, loud)
     chosen = telling[-1]
@@ -159,7 +209,12 @@ def _carried(chain: Chain, loud: list[Raised]) -> Root:
 
 
 def _wraps(raised: Raised) -> bool:
-    return raised.name in WRAPPER_TYPES or raised.type == CUT_OFF or WRAPPERS.match(raised.message) is not None or "See root cause above" in raised.message
+    return (
+        raised.name in WRAPPER_TYPES
+        or raised.type == CUT_OFF
+        or WRAPPERS.match(raised.message) is not None
+        or "See root cause above" in raised.message
+    )
 
 
 def _ranked(root: Root, chain: Chain, lived: int) -> Root:
@@ -220,30 +275,7 @@ def _error_lines(lines: Iterable[LogLine]) -> list[Root]:
     """Where no exception is told: what was said as an error."""
     found = []
     for line in lines:
-        if line.level in ("ERROR", "CRITICAL") and line.text.strip() and not WRAPPERS.search(line.text):
+        if line.level in ("ERROR", "CRITICAL") and line.text[:1].strip() and HEADER not in line.text and not WRAPPERS.search(line.text):
             said = Raised("", line.text.strip(), line.number, line.text.strip(), line.level)
             found.append(Root(said, (said,), line.process, line.stamp, 2))
     return found
-
-
-PYDANTIC = re.compile(r"(\d+) validation errors? for (\w+)")
-BODY = re.compile(r"^ {2}(?! )(?P<body>.+?)(?: \[type=\w+, input_value=.*)?$")
-
-
-def _plain(raised: Raised) -> Raised:
-    """An exception itself; of pydantic's the message that it is about, with the settings that it names."""
-    if not (PYDANTIC.match(raised.message) and "Validation" in raised.type):
-        return raised
-    kind, parts, place = raised.type, [], ""
-    for line in raised.message.splitlines()[1:]:
-        if line[:1].strip():
-            place = line.strip()
-        elif match := BODY.match(line):
-            body = match["body"]
-            for words, name in (("Value error, ", "ValueError"), ("Assertion failed, ", "AssertionError")):
-                if body.startswith(words):
-                    body, kind = body.removeprefix(words), name
-            parts.append(f"{place}: {body}" if place else body)
-        elif not line.lstrip().startswith("For further information"):
-            parts.append(line.strip())
-    return replace(raised, type=kind, message="\n".join(parts) or raised.message)

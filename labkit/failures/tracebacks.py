@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .records import GROUP, LogLine
 
@@ -37,8 +37,11 @@ MOST = 2000
 LONGEST = 400
 """Lines of a message."""
 QUIET = frozenset(["DEBUG", "INFO", "WARNING"])
-PACKAGES = re.compile(r"^.*?(?:(?:site|dist)-packages|lib/python3\.\d+|sgl-workspace/sglang/python)/")
-STRAY = re.compile(r"\S+\.py:\d+: \w*Warning:|nanobind: |\[rank\d+\]:|/usr/.*resource_tracker\.py|Open an issue on GitHub |\*{5,}")
+PACKAGES = re.compile(r"^.*(?:(?:site|dist)-packages|lib/python3\.\d+|sgl-workspace/sglang/python)/")
+STRAY = re.compile(
+    r"SIGQUIT received|Received sigquit|\S+\.py:\d+: \w*Warning:|nanobind: |\[rank\d+\]:|/usr/.*resource_tracker\.py"
+    r"|Open an issue on GitHub |\*{5,}"
+)
 
 
 @dataclass
@@ -225,3 +228,26 @@ def _carries(raised: Raised) -> bool:
         in ("RemoteTraceback", "_RemoteTraceback", "ProcessRaisedException", "RayTaskError", "ExceptionGroup", "BaseExceptionGroup")
         or HEADER in raised.message
     )
+
+
+PYDANTIC = re.compile(r"(\d+) validation errors? for (\w+)")
+BODY = re.compile(r"^ {2}(?! )(?P<body>.+?)(?: \[type=\w+, input_value=.*)?$")
+
+
+def plain(raised: Raised) -> Raised:
+    """An exception itself; of pydantic's the message that it is about, with the settings that it names."""
+    if not (PYDANTIC.match(raised.message) and "Validation" in raised.type):
+        return raised
+    kind, parts, place = raised.type, [], ""
+    for line in raised.message.splitlines()[1:]:
+        if line[:1].strip():
+            place = line.strip()
+        elif match := BODY.match(line):
+            body = match["body"]
+            for words, name in (("Value error, ", "ValueError"), ("Assertion failed, ", "AssertionError")):
+                if body.startswith(words):
+                    body, kind = body.removeprefix(words), name
+            parts.append(f"{place}: {body}" if place else body)
+        elif not line.lstrip().startswith("For further information"):
+            parts.append(line.strip())
+    return replace(raised, type=kind, message="\n".join(parts) or raised.message)

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..common.errors import SettingError
 from . import deaths, roots, wording
 from .known import Failure, Words, of_engine
-from .outer import read
+from .outer import peeled, read
 from .phases import phase
 from .records import LogLine, records
 from .roots import Root
@@ -28,11 +28,13 @@ from .tracebacks import CUT_OFF, Raised
 UNKNOWN = Words("labkit does not know this failure.", "labkit 不认识这个错误。")
 NOTHING = Words("The log tells of no failure.", "日志里没有错误。")
 EMPTY = Words("The log is empty.", "日志是空的。")
-BROKEN_OFF = Words("The log breaks off inside a traceback, before it says which exception it was.", "日志在 traceback 中间断了，还没说是什么异常。")
+BROKEN_OFF = Words(
+    "The log breaks off inside a traceback, before it says which exception it was.", "日志在 traceback 中间断了，还没说是什么异常。"
+)
 LONGEST_PATH = 1000
 DEEPEST = 10
 """Exceptions of a chain that are looked at, from either end."""
-NAMES_OF_DEATHS = frozenset(name for name, _ in deaths.DEATHS)
+NAMES_OF_DEATHS = frozenset(name for name, _ in deaths.DEATHS) - {"ValueError"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def explain(path_or_text: str | Path, *, engine: str = "", language: str = "") -
 
 def explain_text(text: str, *, engine: str = "") -> Verdict:
     """The same of a text alone."""
-    return _verdict(records(text), engine, [])
+    return _verdict(records(text, peeled), engine, [])
 
 
 def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
@@ -141,7 +143,7 @@ def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
         except OSError as error:
             raise SettingError(f"{path} cannot be read: {error.strerror}.", "Give a file that you may read.") from error
         start = lines[-1].number if lines else 0
-        lines += [line._replace(number=line.number + start) for line in records(text)] if start else records(text)
+        lines += [line._replace(number=line.number + start) for line in records(text, peeled)] if start else records(text, peeled)
         places.append((start, str(path)))
     return _verdict(lines, engine, places)
 
@@ -171,7 +173,7 @@ def _verdict(lines: list[LogLine], engine: str, places: Sequence[tuple[int, str]
     if not found:
         return Verdict(False, engine=engine, empty=not any(line.text.strip() for line in lines))
     root = next((root for root in found if root.rank != roots.WITNESS or classify(root, "serving", engine)[0]), found[0])
-    start, file = max((place for place in places if place[0] < root.number), default=(0, ""))
+    start, file = next((place for place in reversed(places) if place[0] < root.number), (0, ""))
     functions = [function for raised in root.chain for _, function in raised.frames]
     verdict = _named(root, phase(functions, root.process, root.number, lines), engine, file, start)
     return Verdict(False, engine=engine) if root.rank == roots.WITNESS and not verdict.known else verdict
@@ -182,6 +184,8 @@ def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdic
     failure, told, groups = classify(root, stage, engine)
     others = tuple(one.words for one in root.chain[-DEEPEST:] if one is not told and one.message not in told.message)
     verdict = Verdict(True, type=told.type, message=told.message or told.source, line=told.line, number=told.number - start, file=file)
+    if failure is not None and failure.beside:
+        others += tuple(line.strip() for line in root.beside.splitlines() if failure.beside.search(line))[:1]
     verdict = replace(verdict, process=root.process, phase=stage, engine=engine, others=others)
     if failure is None:
         return verdict

@@ -65,9 +65,8 @@ def _sentences(text: str) -> list[str]:
 
 
 def _joined(sentences: Sequence[str], language: str) -> str:
-    return ("" if language == "zh" else " ").join(
-        sentence[:1].upper() + sentence[1:] if place else sentence for place, sentence in enumerate(sentences)
-    )
+    starts = [f"The {rest}" if (rest := sentence.removeprefix("the ")) != sentence else sentence for sentence in sentences]
+    return ("" if language == "zh" else " ").join(starts)
 
 
 def decoded(name: str, value: str) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit.common.logs import explain
 from labkit.engines import ENGINES
 from labkit.engines.engine import Engine
+from labkit.failures.verdicts import explain
 
 DATA = Path(__file__).parents[1] / "data"
 UNSEEN = {"vllm-0.26.0-h200.log": {"capturing CUDA graphs"}}
@@ -46,4 +46,5 @@ def test_a_good_start_shows_no_failure() -> None:
     logs = sorted(DATA.glob("*.log"))
     assert len(logs) >= 4
     for log in logs:
-        assert not explain(log.read_text(), ENGINES[log.name.partition("-")[0]].explanations).cause, log.name
+        verdict = explain(log, engine=log.name.partition("-")[0])
+        assert not verdict.found and not verdict.cause, log.name

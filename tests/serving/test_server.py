@@ -22,6 +22,8 @@ from labkit.serving import guards, stopping
 from labkit.serving.process_table import is_alive, start_ticks
 from labkit.serving.registry import ServerFolder
 from labkit.serving.server import Server
+from labkit.serving.starting import failure
+from labkit.serving.supervisor import Exit
 
 Begin = Callable[..., Server]
 
@@ -66,18 +68,28 @@ def test_a_start_beside_a_running_one_is_refused(begin: Begin) -> None:
 
 
 def test_an_exit_is_explained_with_the_line_that_matters(begin: Begin) -> None:
-    server = begin("--fail", "error: bad flag --x", "2")
+    server = begin("--fail", "OSError: [Errno 28] No space left on device: '/data/x'", "2")
     with pytest.raises(StartFailed) as failure:
         server.wait(30)
-    assert failure.value.cause.startswith("It does not know --x.") and failure.value.fix == "Leave --x out."
-    assert failure.value.line == "error: bad flag --x" and failure.value.log == str(server.errors)
+    assert failure.value.cause.startswith("A disk is full. The file was /data/x.") and "df -h" in failure.value.fix
+    assert failure.value.line.startswith("OSError: [Errno 28]") and failure.value.log == str(server.errors)
     assert not server.alive
 
 
 def test_an_unknown_exit_names_code_line_and_log(begin: Begin) -> None:
     with pytest.raises(StartFailed, match="exited with code 5") as failure:
         begin("--fail", "ValueError: never seen before", "5").wait(30)
-    assert failure.value.line == "ValueError: never seen before"
+    assert failure.value.line == "ValueError: never seen before" and "does not know this failure" in failure.value.cause
+    assert failure.value.log in failure.value.fix and failure.value.log.endswith(".err.log")
+
+
+def test_the_log_that_has_the_line_is_named(begin: Begin, tmp_path: Path) -> None:
+    """An engine writes its errors to standard output or to standard error; the other log is often empty."""
+    out, err = tmp_path / "1.out.log", tmp_path / "1.err.log"
+    out.write_text("(EngineCore pid=7) ERROR 11-26 10:00:00 [core.py:700] RuntimeError: UVA is not available\n")
+    err.write_text("(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n")
+    told = failure(begin().wait(30), out, err, Exit(1, "exited", 0.0))
+    assert told.log == str(out) and "UVA is not available" in told.line and "labkit does not know" not in told.cause
 
 
 def test_health_without_a_token_is_not_ready(begin: Begin) -> None:

@@ -11,8 +11,8 @@ import drawn
 import pytest
 import yaml
 
-from labkit.common import logs
 from labkit.common.errors import LabError, SettingError
+from labkit.failures.verdicts import explain_text
 from labkit.models import course_model
 from labkit.models.profiles import profile
 from labkit.runtimes import environments
@@ -147,7 +147,7 @@ SAID = [
     ),
     (
         "ImportError: peft>=0.18.0,<=0.20.0 is required for a normal functioning of this module, but found peft==0.21.2.",
-        "its environment has peft==0.21.2, and it asks for peft>=0.18.0,<=0.20.0",
+        "Its environment has peft==0.21.2, and it asks for peft>=0.18.0,<=0.20.0",
     ),
     (
         "ValueError: Target modules {'nosuch'} not found in the base model. Please check the target modules and try again.",
@@ -159,7 +159,7 @@ SAID = [
 @pytest.mark.parametrize(("line", "meaning"), SAID)
 def test_its_words_are_explained(line: str, meaning: str) -> None:
     source = 'raise ValueError(f"Template {data_args.template} does not exist.")\n'
-    verdict = logs.explain(f"Traceback\n    {source}{line}\n", llamafactory.KNOWN)
+    verdict = explain_text(f"Traceback (most recent call last):\n    {source}{line}\n", engine=llamafactory.ENGINE)
     assert meaning in verdict.cause and verdict.line == line and verdict.fix
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from verl_folders import ADAPTER, FULL, META, WITH_BASE, checkpoint, megatron, shard
 
-from labkit.common import logs
 from labkit.common.errors import SettingError
+from labkit.failures.verdicts import explain_text
 from labkit.models import course_model
 from labkit.models.profiles import profile
 from labkit.runtimes import environments
@@ -132,5 +132,5 @@ def test_where_the_model_is_not_named_the_older_script_is_told(tmp_path: Path) -
     ],
 )
 def test_its_words_are_explained(line: str, meaning: str) -> None:
-    verdict = logs.explain(f"Traceback\n{line}\n", verl.KNOWN)
+    verdict = explain_text(f"Traceback (most recent call last):\n{line}\n", engine=verl.ENGINE)
     assert meaning in verdict.cause and verdict.fix

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from labkit.common.errors import NotRunning, PortInUse, SettingError
-from labkit.common.logs import explain
 from labkit.engines import model_engines
-from labkit.engines.open_webui import ENGINE
+from labkit.failures.verdicts import explain_text
 from labkit.serving.servers import serve
 from labkit.webui import page
 
@@ -43,12 +42,12 @@ def test_it_is_no_engine_that_serves_a_model() -> None:
         ("OSError: [Errno 28] No space left on device: '/x'", "disk of the data folder is full"),
         ("DatabaseError: (sqlite3.DatabaseError) file is not a database", "damaged"),
         ("sqlite3.OperationalError: table _alembic_tmp_knowledge_file already exists", "killed while it was changing the database"),
-        ("sqlite3.OperationalError: unable to open database file", "cannot be written"),
+        ("sqlite3.OperationalError: unable to open database file", "no permission to write"),
         ("ModuleNotFoundError: No module named 'chromadb'", "USE_SLIM_DOCKER"),
         ("ERROR: [Errno 98] error while attempting to bind on address ('127.0.0.1', 8080): address already in use", "port was taken"),
     ],
 )
 def test_its_own_last_words_are_explained(line: str, cause: str) -> None:
     """The lines are those of 0.12.4, seen on a full tmpfs, a changed, a damaged and a half changed database, and a taken port."""
-    verdict = explain(f"INFO starting\n{line}\n", ENGINE.explanations)
-    assert cause in verdict.cause and verdict.fix and verdict.line == line
+    verdict = explain_text(f"INFO starting\n{line}\n", engine="open_webui")
+    assert cause in verdict.cause and verdict.fix and verdict.line.endswith(line.removeprefix("ERROR: "))
