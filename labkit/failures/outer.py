@@ -18,7 +18,7 @@ MARKS = ("Traceback (most recent call last)", 'File "')
 SAMPLES = 400
 SHAPES = 8
 ROUNDS = 3
-BORDER = re.compile(r"[ \t:\]>|]+")
+BORDER = re.compile(r"[ \t\r:\]>|]+")
 NUMBER = re.compile(r"(\d+)")
 WIDEST = 120
 """Characters of a line in which a prefix that all lines share is looked for."""
