@@ -37,7 +37,7 @@ class Hub:
     def close(self) -> None:
         """End what was started; the real hubs stay."""
 
-    def fault(self, kind: str, pattern: str = "*", *, after: int = 0, times: int | None = None) -> None:
+    def fault(self, kind: str, pattern: str = "*", *, after: int = 0, times: int | None = None, to: str = "") -> None:
         """Let something go wrong, see `faults.Fault`; only on the loopback hub, else `SettingError`."""
         raise SettingError("Faults can be practised only on labkit's own hub.", 'Use a profile that this kit makes itself, such as "tiny".')
 

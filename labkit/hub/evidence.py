@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 MOST_LINKS = 24
 WORDS = 600
@@ -127,7 +127,7 @@ def _link(error: BaseException, file: str) -> Link:
         body=without_secrets(_body(error, answer))[:WORDS],
         host=_host(error, answer),
         tls=getattr(error, "verify_code", 0) if isinstance(error, ssl.SSLCertVerificationError) else 0,
-        file=file,
+        file=file or _file(error, answer),
     )
 
 
@@ -155,13 +155,22 @@ def _body(error: BaseException, answer: Any) -> str:
     return content[:WORDS].decode("utf-8", "replace") if isinstance(content, bytes) else ""
 
 
-def _host(error: BaseException, answer: Any) -> str:
+def _address(error: BaseException, answer: Any) -> str:
     request = _part(error, "request")
-    address = _part(error, "url") or getattr(answer, "url", None) or (_part(request, "url") if request is not None else None)
+    return str(_part(error, "url") or getattr(answer, "url", None) or (_part(request, "url") if request is not None else None) or "")
+
+
+def _host(error: BaseException, answer: Any) -> str:
     try:
-        return urlsplit(str(address)).netloc.rpartition("@")[2] if address else ""
+        return urlsplit(_address(error, answer)).netloc.rpartition("@")[2]
     except ValueError:
         return ""
+
+
+def _file(error: BaseException, answer: Any) -> str:
+    """The file of the model that was asked for, from the address: /resolve/COMMIT/PATH, or FilePath=PATH."""
+    found = re.search(r"/resolve/[^/?]+/([^?]+)|[?&]FilePath=([^&]+)", _address(error, answer))
+    return unquote(found[1] or found[2]) if found else ""
 
 
 def without_secrets(text: str) -> str:

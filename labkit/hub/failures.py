@@ -240,6 +240,9 @@ def settings(evidence: Evidence, asked: Asked) -> Failure | None:
         if link.type in ("InvalidURL", "UnsupportedProtocol", "MissingSchema", "InvalidProxyURL"):
             cause = f"An address of a hub or a proxy is no address: {link.words[:200]}."
             return Failure("setting", cause, "See HF_ENDPOINT, MODELSCOPE_ENDPOINT, http_proxy, https_proxy, ALL_PROXY.", SettingError)
+        if link.type == "NotGit":
+            cause = f"{asked.host} answers git with something else, as a web page of a proxy, a mirror or the network's login does."
+            return Failure("wall", cause, f"Log in to the network, switch the proxy off or on (proxy=False, proxy=True). {asked.other_way}")
         if link.type == "DubiousOwnership":
             return Failure(
                 "setting", f"git refuses {asked.place}: it belongs to another user.", "Take a folder of yours: folder=...", SettingError
@@ -280,8 +283,10 @@ def explain(evidence: Evidence, asked: Asked, exit_code: int, log: Path) -> tupl
             cause = f"{ended} (SIGKILL), as when the machine runs out of memory."
             failure = Failure("killed", cause, f"{KEPT} See `free -h` and what else runs.", again=True)
             return failure.raised(f"\nIts log: {log}"), failure
-    words = str(_telling(evidence) or "it left no word of why")
-    return failure.raised(f"{ended}: {words[:300]}\nIts log: {log}"), failure
+    telling = _telling(evidence)
+    if telling and telling.type == "Answer":
+        return failure.raised(f"\nIts log: {log}"), failure
+    return failure.raised(f"{ended}: {str(telling or 'it left no word of why')[:300]}\nIts log: {log}"), failure
 
 
 def _telling(evidence: Evidence) -> Link | None:

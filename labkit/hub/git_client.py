@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -22,6 +25,7 @@ from labkit.common.files import beside
 from labkit.hub import printed
 from labkit.hub.evidence import Evidence, Link
 from labkit.hub.job import Fetched, Job
+from labkit.hub.lfs_trace import Trace
 from labkit.hub.patience import BUSY
 from labkit.hub.witness import Witness, give_up
 from labkit.models.listing import path_fault
@@ -51,11 +55,11 @@ QUIET_SECONDS = 20
 
 
 class GitFailed(Exception):
-    """A git that ended with an error; `text` is what it printed."""
+    """A git that ended with an error; `links` is what its answers and its words say."""
 
-    def __init__(self, words: str, text: str) -> None:
+    def __init__(self, words: str, links: Sequence[Link]) -> None:
         super().__init__(words)
-        self.text = text
+        self.links = tuple(links) or (Link("git", "git", words),)
 
 
 def fetch(job: Job, witness: Witness) -> Fetched:
@@ -63,8 +67,7 @@ def fetch(job: Job, witness: Witness) -> Fetched:
     try:
         return _fetch(job, witness)
     except GitFailed as failed:
-        found = printed.from_git(failed.text)
-        side.tell("failure", **Evidence(found.links or (Link("git", "git", str(failed)),)).as_message())
+        side.tell("failure", **Evidence(failed.links).as_message())
         sys.stderr.flush()
         os._exit(1)
 
@@ -80,14 +83,13 @@ def _fetch(job: Job, witness: Witness) -> Fetched:
         if not stored.exists():
             stored.parent.mkdir(parents=True, exist_ok=True)
             os.link(folder / path, stored)
-    _rename_partials(folder)
-    _patient(witness, address, lambda: _git(folder, "lfs", "fetch", "origin", "HEAD"))
+    _patient(witness, address, lambda: _fetch_large(folder, address))
     for path, oid in large.items():
         _link(_lfs_object(folder, oid), folder / path)
     small = [path for path in _tracked(folder) if path not in large and path not in job.kept]
     if small:
         _git(folder, "checkout", "--quiet", "HEAD", "--", *small)
-    _git(folder, "lfs", "install", "--local")
+    _git(folder, "lfs", "install", "--local", "--skip-repo")
     return Fetched(folder, _git(folder, "rev-parse", "HEAD").strip())
 
 
@@ -99,13 +101,13 @@ def _patient(witness: Witness, address: str, work: Callable[[], object]) -> None
             work()
             return
         except GitFailed as failed:
-            status = next((link.status for link in printed.from_git(failed.text).links if link.status in BUSY), 0)
-            if not status:
+            link = next((link for link in failed.links if link.status in BUSY), None)
+            if link is None:
                 raise
             tried += 1
-            link = Link("Answer", "git", str(failed), status=status, headers=_headers(address), host=urlsplit(address).netloc)
-            if not witness.patience.wait(link.host, status, link.headers, tried):
-                give_up(link)
+            busy = replace(link, type="Answer", host=urlsplit(address).netloc, headers=link.headers or _headers(address))
+            if not witness.patience.wait(busy.host, busy.status, busy.headers, tried):
+                give_up(busy)
 
 
 def _headers(address: str) -> dict[str, str]:
@@ -164,6 +166,38 @@ def _rename_partials(folder: Path) -> None:
         partial.replace(partial.with_name(partial.name[:64] + ".part"))
 
 
+def _fetch_large(folder: Path, address: str) -> None:
+    """`git lfs fetch`, ended at the first busy answer: git-lfs waits in silence, for as long as it is asked to. Raises `GitFailed`."""
+    _rename_partials(folder)
+    trace = Trace(urlsplit(address).netloc)
+    with subprocess.Popen(
+        ["git", *_settings(), "lfs", "fetch", "origin", "HEAD"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "GIT_CURL_VERBOSE": "1", "GIT_TRACE": "0"},
+        text=True,
+        errors="replace",
+    ) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if trace.take(line) and (trace.busy or trace.circle):
+                _end_family(child.pid)
+    sys.stderr.write("".join(f"{words}\n" for words in trace.words if words.strip()))
+    if child.returncode:
+        words = printed.from_git("\n".join(trace.words)).links
+        raise GitFailed(f"git lfs fetch ended with code {child.returncode}", [*trace.answers, *words])
+
+
+def _end_family(pid: int) -> None:
+    """SIGKILL to a process and those it started: git runs git-lfs as a child."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        _end_family(int(child))
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def _link(stored: Path, path: Path) -> None:
     if path.exists() and path.samefile(stored):
         return
@@ -173,9 +207,8 @@ def _link(stored: Path, path: Path) -> None:
 
 def _git(folder: Path, *arguments: str) -> str:
     """What git prints; its errors go to the log too. Raises `GitFailed`."""
-    settings = [word for name, value in OWN_SETTINGS.items() for word in ("-c", f"{name}={value}")]
     done = subprocess.run(
-        ["git", *settings, *arguments],
+        ["git", *_settings(), *arguments],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -185,5 +218,10 @@ def _git(folder: Path, *arguments: str) -> str:
     )
     sys.stderr.write(done.stderr)
     if done.returncode:
-        raise GitFailed(f"git {' '.join(arguments)[:60]} ended with code {done.returncode}", done.stderr)
+        words = f"git {' '.join(arguments)[:60]} ended with code {done.returncode}"
+        raise GitFailed(words, printed.from_git(done.stderr).links)
     return done.stdout
+
+
+def _settings() -> list[str]:
+    return [word for name, value in OWN_SETTINGS.items() for word in ("-c", f"{name}={value}")]

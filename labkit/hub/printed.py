@@ -20,7 +20,8 @@ RAISED = re.compile(
     r"(Error|Exception|Warning|Interrupt|Exit|Timeout|Refused|Expired|NotExist|Exceeded|Protocol|NotFound|Mismatch|Busy)\w*$"
 )
 HTTP = re.compile(
-    r"(?i)\b(?:HTTP(?:/[\d.]+)?(?: status(?: code)?| error| code)?:? |status(?: code)?[ :=]+|returned error: |from HTTP )['\"]?([1-5]\d\d)\b"
+    r"(?i)\b(?:HTTP(?:/[\d.]+)?(?: status(?: code)?| error| code)?:? |status(?: code)?[ :=]+|returned error: |from HTTP )"
+    r"['\"]?([1-5]\d\d)\b"
     r"|\b(?:Client|Server) error '([1-5]\d\d)\b|\b([1-5]\d\d) (?:Client|Server) Error\b|^(?:\[E\d{4}\] )?\[([1-5]\d\d)\]"
 )
 HOST = re.compile(r"https?://(?:[^/\s@'\"]+@)?([^/\s'\":]+(?::\d+)?)")
@@ -29,11 +30,14 @@ NUMBERS = {os.strerror(number).lower(): number for number in DISK} | {
     for number in (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPIPE)
 }
 GIT_LINE = re.compile(r"^(?:remote: )?(fatal|error|LFS|batch response|Fetch error|Error|curl|git-lfs)\b[:\w ]*|expired|^Smudge error")
+GENERAL = r"failed to fetch some objects from|^fetch: Fetching|^Fetching reference"
+"""Lines that only say that something went wrong; the ones before them say what."""
 GIT: tuple[tuple[str, str, int], ...] = (
     (r"(?i)could not resolve (host|proxy)|name or service not known|no such host|temporary failure in name resolution", "gaierror", 0),
     (r"(?i)certificate|x509|SSL: no alternative|server verification failed", "SSLCertVerificationError", 0),
     (r"(?i)\bSSL\b|\bTLS\b|gnutls|schannel", "SSLError", 0),
     (r"(?i)proxy|407", "ProxyError", 0),
+    (r"(?i)is this a git repository|invalid character '<'|beginning of value|unable to parse HTTP response|text/html", "NotGit", 0),
     (r"(?i)dubious ownership", "DubiousOwnership", 0),
     (
         r"(?i)authentication failed|could not read (username|password)|authorization error|authentication required|access denied",
@@ -78,7 +82,8 @@ def from_log(text: str) -> Evidence:
 def from_git(text: str) -> Evidence:
     """The evidence in what git and git-lfs printed, the last line first: that is the one which ended it."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not STAMP.match(line)]
-    telling = [line for line in lines if GIT_LINE.match(line) or HTTP.search(line) or _number(line)]
+    known = [line for line in lines if HTTP.search(line) or _number(line) or any(re.search(words, line) for words, _, _ in GIT)]
+    telling = [line for line in known if not re.search(GENERAL, line)] or [line for line in lines if GIT_LINE.match(line)]
     return Evidence(tuple(_git(line) for line in reversed(telling[-12:] or lines[-1:])))
 
 
