@@ -22,6 +22,7 @@ from ..common.errors import DownloadError, SettingError, VerificationError
 from ..common.locks import Busy, locked
 from ..common.settings import settings
 from ..models import manifests
+from ..models.headers import UNREADABLE, Index
 from ..models.listing import Listing
 from ..models.manifests import Verification
 from ..models.profiles import Profile
@@ -182,9 +183,12 @@ def _fetch(task: Task, listing: Listing, state: Verification, lock: int) -> tupl
     for last in (False, True):
         fetched, error, failure = _client(task, listing, state, lock)
         state = task.check(listing, fetched.folder if fetched else None)
-        if state:
+        unlisted = _unlisted(state, listing)
+        if state and (last or not unlisted):
             return state, replace(listing, revision=(fetched.revision if fetched else "") or listing.revision)
         listing, changed = (listing, False) if last else _asked_anew(task, listing)
+        if state and not changed:
+            return state, listing
         if changed:
             state = task.check(listing, state.folder)
         elif last or state.unreadable or (failure and not failure.again):
@@ -192,6 +196,15 @@ def _fetch(task: Task, listing: Listing, state: Verification, lock: int) -> tupl
         task.discard_wrong(state, keep=False)
         task.discard_lfs_partials()
     raise AssertionError("the loop above returns or raises")
+
+
+def _unlisted(state: Verification, listing: Listing) -> set[str]:
+    """Files that the index names and the list did not: it was cut short, though the client's own was whole."""
+    try:
+        named = {*(Index.read(state.folder).files or {}).values()}
+    except UNREADABLE:
+        return set()
+    return named - {file.path for file in listing.files}
 
 
 def _asked_anew(task: Task, listing: Listing) -> tuple[Listing, bool]:
@@ -217,6 +230,12 @@ def _told(
             if content:
                 cause = f"{task.asked().host} does not send the model's files: what comes for {file.path} is {content.title}."
                 return VerificationError(cause, content.fix)
+    if error is None and state.wrong and not state.missing:
+        differences = "; ".join(f"{name}: {state.differences[name]}" for name in state.wrong)
+        cause = f"The hub delivered other bytes than it lists ({differences})."
+        return VerificationError(
+            cause, "Its list or its copy is wrong, and again when tried anew: try again later, or take another source."
+        )
     return error or state.error()
 
 

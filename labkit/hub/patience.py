@@ -24,8 +24,8 @@ FIRST_PAUSE, LONGEST_PAUSE, SHORTEST_PAUSE = 1.0, 16.0, 0.5
 class Patience:
     """The waiting of one download. `say` gets a sentence for each wait; threads that wait at once count once."""
 
-    def __init__(self, seconds: float = WAIT_SECONDS, say: Callable[[str], None] = print) -> None:
-        self.seconds, self.say = seconds, say
+    def __init__(self, seconds: float | None = None, say: Callable[[str], None] = print) -> None:
+        self.seconds, self.say = WAIT_SECONDS if seconds is None else seconds, say
         self.spent = 0.0
         self._until = 0.0
         self._lock = Lock()

@@ -2,7 +2,7 @@
 
 Covers: telling them apart, and what to do about each. Does not cover: where the bytes come from (`labkit.hub.glances` for what a hub
 sends, `bare_folders` for what lies in a folder). Standard library only.
-Sources: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md, https://docs.xet.dev/ (pointers of Xet look the same).
+Source of pointers: https://git-lfs.com, "Specification".
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ def _message(text: str) -> Content | None:
     except ValueError:
         return None
     low = {str(key).lower(): value for key, value in content.items()}
+    error = low.get("error")
+    low |= {"error": error.get("message")} if isinstance(error, dict) else {}
     says = next((low[key] for key in ("error", "message", "msg", "detail", "errmsg") if isinstance(low.get(key), str) and low[key]), None)
     if says is None or len(content) > 8 or "model_type" in low or "architectures" in low:
         return None
