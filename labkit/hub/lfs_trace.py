@@ -14,6 +14,7 @@ from .patience import BUSY
 MOST_ANSWERS = 50
 MOST_REDIRECTS = 30
 """One after the other, without another answer between them."""
+MOST_LOGINS = 3
 TRACED = re.compile(r"\d\d:\d\d:\d\d\.\d+ ")
 
 
@@ -33,8 +34,8 @@ class Trace:
 
     @property
     def circle(self) -> bool:
-        """Whether nothing but redirects has come for long; git-lfs follows them for minutes."""
-        return self._redirects > MOST_REDIRECTS
+        """Whether nothing but redirects or refused logins came for long; git-lfs goes on with both for ever."""
+        return self._redirects > MOST_REDIRECTS or sum(answer.status == 401 for answer in self.answers) > MOST_LOGINS
 
     def take(self, line: str) -> bool:
         """Take one line; True when an answer that is an error has been read whole."""

@@ -30,7 +30,7 @@ def modelscope(endpoint: str, model: str, *, proxy: bool = False, asked: Asked |
     asked = asked or Asked("modelscope", "ModelScope", endpoint, model)
     questions = Questions(asked, proxy, patience or Patience())
     content, _ = questions.ask(f"{endpoint}/api/v1/models/{quote(model)}/repo/files?Revision=master&Recursive=True")
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not {"Data", "Success", "Code"} & content.keys():
         raise questions.not_a_list(content)
     if content.get("Success") is False or content.get("Code") not in (None, 0, 200):
         raise _refusal(asked, content)

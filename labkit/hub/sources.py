@@ -32,7 +32,6 @@ QUIET = {
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_OFFLINE": "0",
     "GIT_TERMINAL_PROMPT": "0",
-    "GIT_ASKPASS": "true",
     "GIT_LFS_SKIP_SMUDGE": "1",
 }
 
