@@ -1,79 +1,112 @@
 """One download by one real client, in a process of its own: a worker script that `downloads` starts through `process`.
 
 Of its own, because clients read their settings when they are imported, and because a process can be killed at any moment:
-whatever is on disk then is what the next one goes on from. It ends with its parent (`workers.side`).
+whatever is on disk then is what the next one goes on from. It ends with its parent (`workers.side`). A failure is told as data
+(`evidence`), because here the exceptions are at hand.
 
-Covers: calling ModelScope's and Hugging Face's clients and git; resuming what huggingface_hub would throw away.
-Does not cover: space (`downloads`), progress (`process`), verification (`models.manifests`). Used by notebook 02.
+Covers: calling ModelScope's and Hugging Face's clients; resuming what huggingface_hub would throw away; taking away the lists that
+clients keep. Does not cover: git (`git_client`), space (`downloads`), progress (`process`), verification (`models.manifests`).
+Used by notebook 02.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from labkit.common.files import beside
+from labkit.hub import git_client
+from labkit.hub.evidence import DISK, from_error
+from labkit.hub.job import Fetched, Job
+from labkit.hub.patience import Patience
+from labkit.hub.witness import Witness, watch_httpx, watch_requests
 from labkit.models.listing import RemoteFile
 from labkit.workers import side
 
 WORKERS = 4
-LFS_RETRIES = ("-c", "lfs.transfer.maxretries=3", "-c", "lfs.transfer.maxretrydelay=2")
-"""git-lfs's own are 8 and 10 s, which makes a file that is not there cost over a minute; `downloads` tries twice anyway."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to fetch: `folder` None means by id, into the client's cache below `root`; `kept` are files already right."""
-
-    source: str
-    model: str
-    endpoint: str
-    root: Path
-    folder: Path | None
-    files: tuple[RemoteFile, ...]
-    kept: tuple[str, ...] = ()
-
-    def as_request(self) -> dict[str, Any]:
-        """The same as plain JSON."""
-        return asdict(self) | {"root": str(self.root), "folder": str(self.folder) if self.folder else None}
-
-    @classmethod
-    def from_request(cls, request: Mapping[str, Any]) -> Job:
-        """The job that `as_request` wrote."""
-        fields = {**request, "root": Path(request["root"]), "folder": Path(request["folder"]) if request["folder"] else None}
-        return cls(**fields | {"files": tuple(RemoteFile(**file) for file in request["files"]), "kept": tuple(request["kept"])})
+WRITE_BYTES = 2**20
+"""huggingface_hub keeps 10 MB in memory before it writes them: a slow line looked dead, and a kill cost as much."""
 
 
 def main() -> None:
-    """Read the job, fetch, and tell the folder."""
+    """Read the job, fetch, and tell where the model is; or tell what failed."""
     job = Job.from_request(side.read_request())
-    fetch = {"modelscope": modelscope, "huggingface": huggingface, "git-lfs": git_lfs}[job.source]
-    side.tell("result", folder=str(fetch(job)))
+    patience = Patience(job.patience, lambda text: side.tell("waiting", text=text))
+    witness = Witness(job.endpoint, patience)
+    try:
+        done = {"modelscope": modelscope, "huggingface": huggingface, "git-lfs": git_client.fetch}[job.source](job, witness)
+    except Exception as error:
+        traceback.print_exc()
+        side.tell("failure", **from_error(error).as_message())
+        _end()
+    if witness.failed and any(not (done.folder / file.path).is_file() for file in job.files):
+        side.tell("failure", **witness.failed.as_message())  # the client took what lay there for the model: it could not ask
+        _end()
+    side.tell("result", **done.as_result())
 
 
-def modelscope(job: Job) -> Path:
+def _end() -> None:
+    """At once: threads of a client may wait for minutes."""
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def modelscope(job: Job, witness: Witness) -> Fetched:
     """ModelScope's client; it keeps `<file>.incomplete` and resumes it itself."""
+    watch_requests(witness)
     from modelscope.hub.snapshot_download import snapshot_download  # type: ignore[import-untyped]
+    from modelscope_hub import _download
 
-    return Path(snapshot_download(job.model, local_dir=str(job.folder) if job.folder else None, max_workers=WORKERS))
+    _download._wait_download_retry = _not_for_a_disk(_download._wait_download_retry)
+    return Fetched(Path(snapshot_download(job.model, local_dir=str(job.folder) if job.folder else None, max_workers=WORKERS)))
 
 
-def huggingface(job: Job) -> Path:
-    """Hugging Face's client, after what an earlier one left half-done was completed."""
-    from huggingface_hub import snapshot_download
+def _not_for_a_disk(wait: Callable[..., Any]) -> Callable[..., Any]:
+    """ModelScope's client asks the hub again for a minute when a quota is used up (modelscope-hub 0.5.1), then hides the cause."""
 
+    def wait_or_raise(retry: Any, error: Exception, *arguments: Any) -> Any:
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise error
+        return wait(retry, error, *arguments)
+
+    return wait_or_raise
+
+
+def huggingface(job: Job, witness: Witness) -> Fetched:
+    """Hugging Face's client at the commit that was listed, after what an earlier one left half-done was completed."""
+    from huggingface_hub import constants, get_session, snapshot_download
+
+    watch_httpx(witness, type(get_session()).__module__.partition(".")[0])
+    constants.DOWNLOAD_CHUNK_SIZE = WRITE_BYTES
+    forget_lists(job)
     finish_partial_files(job)
-    return Path(snapshot_download(job.model, local_dir=job.folder, max_workers=WORKERS))
+    revision = job.revision or None
+    folder = Path(snapshot_download(job.model, local_dir=job.folder, max_workers=WORKERS, revision=revision))
+    if job.folder is None and revision:
+        name_commit(job.root / "refs" / "main", revision)
+    return Fetched(folder, job.revision)
+
+
+def forget_lists(job: Job) -> None:
+    """Take away the lists that huggingface_hub keeps by commit and never asks for again (2.4.0, `_tree_cache`).
+
+    A hub that once listed too little would be believed for ever.
+    """
+    shutil.rmtree(job.folder / ".cache" / "huggingface" / "trees" if job.folder else job.root / "trees", ignore_errors=True)
+
+
+def name_commit(reference: Path, revision: str) -> None:
+    """Write which commit the branch is at: the client leaves it out when it is asked for a commit, and engines look for it."""
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    draft = reference.with_name(reference.name + ".labkit")
+    draft.write_text(revision)
+    draft.replace(reference)
 
 
 def finish_partial_files(job: Job) -> None:
@@ -83,7 +116,7 @@ def finish_partial_files(job: Job) -> None:
     `file_download._download_to_tmp_and_move`); with 8 GB shards that is half an hour. The etag is the SHA-256 of the
     file, so the rest can be fetched by range, and the client takes a file over once its hash is right.
     """
-    by_hash = {file.digest.removeprefix("sha256:"): file for file in job.files if file.digest.startswith("sha256:")}
+    by_hash = {file.hash: file for file in job.files if file.digest.startswith("sha256:")}
     best: dict[str, Path] = {}
     for partial in sorted(_partials(job), key=lambda path: path.stat().st_size):
         etag = partial.name.split(".")[-3]
@@ -97,39 +130,13 @@ def finish_partial_files(job: Job) -> None:
         list(pool.map(lambda pair: _finish(job, by_hash[pair[0]], pair[1]), best.items()))
 
 
-def git_lfs(job: Job) -> Path:
-    """git for the small files, `git lfs fetch` for the large ones, then hard links into the folder.
-
-    A plain `git lfs pull` keeps each large file twice, in .git/lfs and in the folder; links keep it once.
-    """
-    folder = job.folder
-    assert folder is not None, "git has no cache by id"
-    _repository(folder, f"{job.endpoint}/{quote(job.model)}.git")
-    large = _lfs_files(folder)
-    for path in set(job.kept) & set(large):
-        stored = _lfs_object(folder, large[path])
-        if not stored.exists():
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            os.link(folder / path, stored)
-    _rename_partials(folder)
-    _git(folder, *LFS_RETRIES, "lfs", "fetch", "origin", "HEAD")
-    for path, oid in large.items():
-        _link(_lfs_object(folder, oid), folder / path)
-    tracked = _git(folder, "ls-files", "-z").split("\0")
-    small = [path for path in tracked if path and path not in large and path not in job.kept]
-    if small:
-        _git(folder, "checkout", "--quiet", "HEAD", "--", *small)
-    _git(folder, "lfs", "install", "--local")
-    return folder
-
-
 def _partials(job: Job) -> Iterable[Path]:
     places = [job.folder / ".cache" / "huggingface" / "download"] if job.folder else [job.root / "blobs"]
     return [path for place in places if place.is_dir() for path in place.rglob("*.*.incomplete")]
 
 
 def _target(job: Job, file: RemoteFile) -> Path:
-    return job.folder / file.path if job.folder else job.root / "blobs" / file.digest.removeprefix("sha256:")
+    return job.folder / file.path if job.folder else job.root / "blobs" / file.hash
 
 
 def _finish(job: Job, file: RemoteFile, partial: Path) -> None:
@@ -142,7 +149,8 @@ def _finish(job: Job, file: RemoteFile, partial: Path) -> None:
         return
     with partial.open("ab") as stream:
         headers = build_hf_headers() | {"Accept-Encoding": "identity"}
-        http_get(hf_hub_url(job.model, file.path), stream, resume_size=partial.stat().st_size, headers=headers, expected_size=file.size)
+        address = hf_hub_url(job.model, file.path, revision=job.revision or None)
+        http_get(address, stream, resume_size=partial.stat().st_size, headers=headers, expected_size=file.size)
     with partial.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256")
     if f"sha256:{digest.hexdigest()}" != file.digest:
@@ -150,54 +158,6 @@ def _finish(job: Job, file: RemoteFile, partial: Path) -> None:
         return
     _target(job, file).parent.mkdir(parents=True, exist_ok=True)
     partial.replace(_target(job, file))
-
-
-def _repository(folder: Path, address: str) -> None:
-    """`folder/.git` at the newest commit of `address`, with an index and no work tree yet; a half-made clone never counts."""
-    if not (folder / ".git").exists():
-        draft = folder / ".git.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        _git(folder, "clone", "--quiet", "--depth", "1", "--no-checkout", address, str(draft))
-        (draft / ".git").rename(folder / ".git")
-        draft.rmdir()
-    _git(folder, "remote", "set-url", "origin", address)
-    _git(folder, "fetch", "--quiet", "--depth", "1", "origin", "HEAD")
-    _git(folder, "update-ref", "HEAD", "FETCH_HEAD")
-    (folder / ".git" / "index.lock").unlink(missing_ok=True)  # of a git that was killed: `downloads` lets in one at a time
-    _git(folder, "read-tree", "HEAD")
-
-
-def _lfs_files(folder: Path) -> dict[str, str]:
-    rows = (line.split(" ", 2) for line in _git(folder, "lfs", "ls-files", "--long", "HEAD").splitlines())
-    return {path: oid for oid, _, path in rows}
-
-
-def _lfs_object(folder: Path, oid: str) -> Path:
-    return folder / ".git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
-
-
-def _rename_partials(folder: Path) -> None:
-    """Give the partial files of a killed git-lfs the name that it resumes from.
-
-    While it writes, `<oid>.part` is called `<oid><random>`; only an orderly end names it back (3.3.0, measured).
-    """
-    partials = [path for path in (folder / ".git" / "lfs" / "incomplete").glob("*") if re.fullmatch(r"[0-9a-f]{64}\d+", path.name)]
-    for partial in sorted(partials, key=lambda path: path.stat().st_size):
-        partial.replace(partial.with_name(partial.name[:64] + ".part"))
-
-
-def _link(stored: Path, path: Path) -> None:
-    if path.exists() and path.samefile(stored):
-        return
-    with beside(path) as draft:
-        os.link(stored, draft)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"git {' '.join(arguments)[:60]} ended with code {done.returncode}")
-    return done.stdout
 
 
 if __name__ == "__main__":

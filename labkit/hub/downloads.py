@@ -1,7 +1,7 @@
 """Downloads a course model with a real client: sized before, watched while it runs, resumed, verified after.
 
 Covers: `download`, `preview`, `where`, `download_lines`; one download per folder at a time; a second try.
-Does not cover: what a client is told (`client`), its process (`process`), endpoints and failures (`sources`), checks
+Does not cover: what a client is told (`job`, `client`), its process (`process`), what failures mean (`failures`), checks
 (`models.manifests`), hubs (`endpoints`, `loopback`).
 Used by notebook 02.
 """
@@ -12,28 +12,33 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..common import disk
 from ..common.amounts import amount_text
 from ..common.disk import Space
-from ..common.errors import DownloadError, SettingError
+from ..common.errors import DownloadError, SettingError, VerificationError
 from ..common.locks import Busy, locked
 from ..common.settings import settings
 from ..models import manifests
+from ..models.headers import UNREADABLE, Index
 from ..models.listing import Listing
 from ..models.manifests import Verification
 from ..models.profiles import Profile
 from ..models.profiles import profile as find_profile
-from . import client, process, sources
-from .client import Job
+from . import client, failures, glances, printed, process, sources
 from .endpoints import Hub, real_hub
+from .evidence import Evidence, from_error, of_the_disk
+from .failures import Failure
+from .job import Fetched, Job
 from .loopback import open_hub
 from .process import Watch
 from .task import Task, make_task
 
 CLIENT = Path(client.__file__)
+LOOKED_AT = 3
+"""How many files are asked for once more to see what a hub sends in their place."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +111,14 @@ def download(
     if there:
         return _report(task, *there, there[1].bytes, started)
     task.source.require()
-    if hub is not None:
-        return _run(task, started)
-    with open_hub(task.profile) as task.hub:
-        return _run(task, started)
+    with open_hub(task.profile) if hub is None else nullcontext(hub) as task.hub:
+        try:
+            return _run(task, started)
+        except OSError as error:
+            found = from_error(error)
+            if not of_the_disk(found):
+                raise
+            raise failures.classify(found, task.asked()).raised() from error
 
 
 def preview(
@@ -158,10 +167,10 @@ def _run(task: Task, started: float) -> Download:
         if not state:
             disk.require(task.room_needed(listing, state))
             task.prepare(state)
-            state = _fetch(task, listing, state, lock)
+            state, listing = _fetch(task, listing, state, lock)
         folder, names = state.folder, {"profile": task.profile.name, "source": task.source.name}
         manifests.write(folder, listing, **names, weights=task.weights, known=task.known)
-    return _report(task, folder, listing, already, started)
+    return _report(task, folder, listing, min(already, listing.bytes), started)
 
 
 def _report(task: Task, folder: Path, listing: Listing, already: int, started: float) -> Download:
@@ -169,35 +178,87 @@ def _report(task: Task, folder: Path, listing: Listing, already: int, started: f
     return Download(task.profile.name, task.source.name, folder, len(listing.files), listing.bytes, already, seconds)
 
 
-def _fetch(task: Task, listing: Listing, state: Verification, lock: int) -> Verification:
-    """Run the client, check, and run it once more for what is missing or wrong."""
+def _fetch(task: Task, listing: Listing, state: Verification, lock: int) -> tuple[Verification, Listing]:
+    """Run the client, check, and run it once more for what is missing or wrong, by a list that was asked for anew."""
     for last in (False, True):
-        folder, failure, again = _client(task, listing, state, lock)
-        state = task.check(listing, folder)
-        if state:
-            return state
-        task.discard_wrong(state)
-        if last or not again or state.unreadable:
-            raise failure or state.error()
+        fetched, error, failure = _client(task, listing, state, lock)
+        state = task.check(listing, fetched.folder if fetched else None)
+        unlisted = _unlisted(state, listing)
+        if state and (last or not unlisted):
+            return state, replace(listing, revision=(fetched.revision if fetched else "") or listing.revision)
+        listing, changed = (listing, False) if last else _asked_anew(task, listing)
+        if state and not changed:
+            return state, listing
+        if changed:
+            state = task.check(listing, state.folder)
+        elif last or state.unreadable or (failure and not failure.again):
+            raise _told(task, listing, state, error, failure)
+        task.discard_wrong(state, keep=False)
         task.discard_lfs_partials()
     raise AssertionError("the loop above returns or raises")
 
 
-def _client(task: Task, listing: Listing, state: Verification, lock: int) -> tuple[Path | None, DownloadError | None, bool]:
-    """One run of the client: (folder, None, True), or (None, what went wrong, whether a second run could help)."""
+def _unlisted(state: Verification, listing: Listing) -> set[str]:
+    """Files that the index names and the list did not: it was cut short, though the client's own was whole."""
+    try:
+        named = {*(Index.read(state.folder).files or {}).values()}
+    except UNREADABLE:
+        return set()
+    return named - {file.path for file in listing.files}
+
+
+def _asked_anew(task: Task, listing: Listing) -> tuple[Listing, bool]:
+    """The hub's list as it is now, and whether it is another: somebody may have uploaded meanwhile."""
+    try:
+        now = task.ask()
+    except DownloadError:
+        return listing, False
+    return now, now.files != listing.files
+
+
+def _told(
+    task: Task, listing: Listing, state: Verification, error: DownloadError | SettingError | None, failure: Failure | None
+) -> DownloadError | SettingError:
+    """The error to raise. Where bytes are not those of the list, what the hub sends instead is looked at."""
+    task.discard_wrong(state, keep=False)
+    if failure is None or failure.kind in ("bytes", "broken", "unknown"):
+        absent = [file for file in listing.files if file.path in {*state.missing, *state.wrong}]
+        for file in sorted(absent, key=lambda file: -file.size)[:LOOKED_AT]:
+            content = glances.look(
+                task.source.address(task.hub, task.model, file, listing.revision), proxy=task.proxy and not task.hub.local
+            )
+            if content:
+                cause = f"{task.asked().host} does not send the model's files: what comes for {file.path} is {content.title}."
+                return VerificationError(cause, content.fix)
+    if error is None and state.wrong and not state.missing:
+        differences = "; ".join(f"{name}: {state.differences[name]}" for name in state.wrong)
+        cause = f"The hub delivered other bytes than it lists ({differences})."
+        return VerificationError(
+            cause, "Its list or its copy is wrong, and again when tried anew: try again later, or take another source."
+        )
+    return error or state.error()
+
+
+def _client(
+    task: Task, listing: Listing, state: Verification, lock: int
+) -> tuple[Fetched | None, DownloadError | SettingError | None, Failure | None]:
+    """One run of the client: where it left the model, or what went wrong and what kind of failure that is."""
     absent = {*state.missing, *state.wrong}
     log = settings().logs / f"download-{task.profile.name}-{task.source.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     task.root.mkdir(parents=True, exist_ok=True)
     kept = tuple(file.path for file in listing.files if file.path not in absent)
-    job = Job(task.source.name, task.model, task.source.endpoint(task.hub), task.root, task.folder, listing.files, kept)
-    watch = Watch(f"Downloading {task.model} from {task.source.title}", task.bytes_on_disk, listing.bytes, task.stop_at)
+    asked = task.asked()
+    job = Job(
+        task.source.name, task.model, asked.endpoint, task.root, task.folder, listing.files, kept, listing.revision, task.patience.left
+    )
+    watch = Watch(f"Downloading {task.model} from {task.source.title}", lambda: task.bytes_on_disk(listing), listing.bytes, task.stop_at)
     environment = task.source.environment(task.hub, proxy=task.proxy)
-    code, result = process.run(CLIENT, job.as_request(), watch, environment=environment, log=log, pass_fds=(lock,))
-    if code == 0 and result:
-        return Path(result["folder"]), None, True
-    failure, again = sources.explain(task.source, log.read_text(errors="replace")[-20_000:], code, log)
-    return None, failure, again
+    ended = process.run(CLIENT, job.as_request(), watch, environment=environment, log=log, pass_fds=(lock,))
+    if ended.code == 0 and ended.result:
+        return Fetched.from_result(ended.result), None, None
+    evidence = Evidence.from_message(ended.failure) if ended.failure else printed.from_log(log.read_text(errors="replace")[-20_000:])
+    return None, *failures.explain(evidence, asked, ended.code, log)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Covers: addresses, and what every hub can be told. Does not cover: the hub on lo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -36,7 +37,7 @@ class Hub:
     def close(self) -> None:
         """End what was started; the real hubs stay."""
 
-    def fault(self, kind: str, pattern: str = "*", *, after: int = 0, times: int | None = None) -> None:
+    def fault(self, kind: str, pattern: str = "*", *, after: int = 0, times: int | None = None, to: str = "") -> None:
         """Let something go wrong, see `faults.Fault`; only on the loopback hub, else `SettingError`."""
         raise SettingError("Faults can be practised only on labkit's own hub.", 'Use a profile that this kit makes itself, such as "tiny".')
 
@@ -50,12 +51,18 @@ class Hub:
 
 
 def real_hub(environment: Mapping[str, str] | None = None) -> Hub:
-    """The public hubs, or the mirrors that `environment` (default: this process's) names."""
+    """The public hubs, or the mirrors that `environment` (default: this process's) names. Raises `SettingError` for no address."""
     env = os.environ if environment is None else environment
-    modelscope = _with_scheme(env.get("MODELSCOPE_ENDPOINT") or env.get("MODELSCOPE_DOMAIN") or MODELSCOPE)
-    return Hub(huggingface=_with_scheme(env.get("HF_ENDPOINT") or HUGGINGFACE), modelscope=modelscope, git=modelscope)
+    modelscope = next((_endpoint(name, env[name]) for name in ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN") if env.get(name)), MODELSCOPE)
+    huggingface = _endpoint("HF_ENDPOINT", env["HF_ENDPOINT"]) if env.get("HF_ENDPOINT") else HUGGINGFACE
+    return Hub(huggingface=huggingface, modelscope=modelscope, git=modelscope)
 
 
-def _with_scheme(endpoint: str) -> str:
-    address = endpoint.strip().rstrip("/")
-    return address if "://" in address else f"https://{address}"
+def _endpoint(variable: str, value: str) -> str:
+    """The address in `value`, without the quotes, blanks and slash that are often copied along."""
+    address = value.strip().strip("\"'").rstrip("/")
+    address = address if "://" in address else f"https://{address}"
+    if not re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w.\-/]*)?", address):
+        example = "https://hf-mirror.com" if variable == "HF_ENDPOINT" else MODELSCOPE
+        raise SettingError(f"{variable}={value!r} is no address of a hub.", f"export {variable}={example}, or unset {variable}")
+    return address

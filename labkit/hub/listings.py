@@ -1,152 +1,112 @@
-"""What a hub says a model consists of: paths, sizes, hashes. Asked before the first byte, held against the files after.
+"""What a hub says a model consists of: paths, sizes, hashes, the commit. Asked before the first byte, held against the files after.
 
-Covers: the list APIs of ModelScope and of Hugging Face (and its mirrors), read with the standard library so that a list
-costs no client import.
-Does not cover: fetching (`client`), holding a folder against a list (`models.manifests`). Used by notebook 02 through `downloads`.
+Covers: the list APIs of ModelScope and of Hugging Face (and its mirrors), read with the standard library (`questions`) so that a list
+costs no client import. Does not cover: fetching (`client`), holding a folder against a list (`models.manifests`).
+Used by notebook 02 through `downloads`.
 Sources: modelscope-hub 0.5.1 `_legacy_api.list_repo_files`, huggingface_hub 2.4.0 `HfApi.list_repo_tree`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import threading
-import time
-import urllib.request
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from http.client import HTTPException
-from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote
 
 from ..common.errors import DownloadError
-from ..models.listing import Listing, RemoteFile
+from ..models.listing import Listing, RemoteFile, clash, path_fault
+from ..models.manifests import NAME
+from .failures import Asked
+from .links import next_page
+from .patience import Patience
+from .questions import Questions
 
-READ_SECONDS = 20.0
-"""How long a hub may be silent before it is asked again."""
-DEADLINE_SECONDS = 60.0
-"""How long a whole list may take, all its pages and tries together."""
-TRIES = 3
-BLOCK = 64 * 1024
-Result = TypeVar("Result")
+MOST_PAGES = 1000
+"""Of a list; a hub that hands out pages for ever would be asked for ever."""
 
 
-def modelscope(endpoint: str, model: str, *, proxy: bool = False) -> Listing:
+def modelscope(endpoint: str, model: str, *, proxy: bool = False, asked: Asked | None = None, patience: Patience | None = None) -> Listing:
     """The list of `model` at a ModelScope endpoint; SHA-256 for every file. Raises `DownloadError`."""
-    address = f"{endpoint}/api/v1/models/{quote(model)}/repo/files?Revision=master&Recursive=True"
-    data = _get(address, model, proxy, _deadline())[0].get("Data") or {}
-    rows = [row for row in data.get("Files") or [] if row.get("Type") != "tree"]
-    return _listing(model, [_file(row["Path"], row["Size"], "sha256", row.get("Sha256")) for row in rows])
+    asked = asked or Asked("modelscope", "ModelScope", endpoint, model)
+    questions = Questions(asked, proxy, patience or Patience())
+    content, _ = questions.ask(f"{endpoint}/api/v1/models/{quote(model)}/repo/files?Revision=master&Recursive=True")
+    if not isinstance(content, dict) or not {"Data", "Success", "Code"} & content.keys():
+        raise questions.not_a_list(content)
+    if content.get("Success") is False or content.get("Code") not in (None, 0, 200):
+        raise _refusal(asked, content)
+    data = content.get("Data") or {}
+    rows = [row for row in data.get("Files") or [] if row.get("Type") != "tree"] if isinstance(data, dict) else []
+    try:
+        files = [_file(asked, row["Path"], row["Size"], "sha256", row.get("Sha256")) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise questions.not_a_list(content) from error
+    commit = (
+        (data.get("LatestCommitter") or {}).get("Id") if isinstance(data, dict) and isinstance(data.get("LatestCommitter"), dict) else ""
+    )
+    return _listing(asked, files, commit if isinstance(commit, str) else "")
 
 
-def huggingface(endpoint: str, model: str, *, proxy: bool = True) -> Listing:
+def huggingface(endpoint: str, model: str, *, proxy: bool = True, asked: Asked | None = None, patience: Patience | None = None) -> Listing:
     """The list of `model` at a Hugging Face endpoint; SHA-256 for LFS files, git blob ids for the small ones.
 
-    Raises `DownloadError`. A token in `HF_TOKEN` is sent along.
+    The commit is asked for first and then listed, so that list and files are of one state; where a mirror does not tell it, the
+    newest is listed. Raises `DownloadError`. A token in `HF_TOKEN` is sent along, to this endpoint alone.
     """
-    token = os.environ.get("HF_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    address = f"{endpoint}/api/models/{quote(model)}/tree/main?recursive=true"
-    files, deadline = [], _deadline()
-    while address:
-        rows, address = _get(address, model, proxy, deadline, headers)
-        for row in rows:
-            if row["type"] == "file":
-                large = row.get("lfs")
-                files.append(_file(row["path"], row["size"], *(("sha256", large["oid"]) if large else ("git", row.get("oid")))))
-    return _listing(model, files)
-
-
-def _file(path: str, size: int, kind: str, digest: str | None) -> RemoteFile:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise DownloadError(f"The hub lists a file outside the model folder: {path!r}.", "Do not use this model.")
-    return RemoteFile(path, int(size), f"{kind}:{digest}" if digest else "")
-
-
-def _listing(model: str, files: list[RemoteFile]) -> Listing:
-    if not files:
-        raise DownloadError(f"The hub lists no files for {model}.", "Try again in a minute, or take another source.")
-    return Listing(model, tuple(sorted(files, key=lambda file: file.path)))
-
-
-def _get(address: str, model: str, proxy: bool, deadline: float, headers: Mapping[str, str] | None = None) -> tuple[Any, str]:
-    """One JSON answer and the address of the next page ("" at the end), before `time.monotonic()` reaches `deadline`."""
-    opener = urllib.request.build_opener() if proxy else urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(address, headers={"User-Agent": "labkit", **(headers or {})})
-    for last in range(TRIES - 1, -1, -1):
+    asked = asked or Asked("huggingface", "Hugging Face", endpoint, model)
+    token = (os.environ.get("HF_TOKEN") or "").strip()
+    questions = Questions(asked, proxy, patience or Patience(), {"Authorization": f"Bearer {token}"} if token else {})
+    commit = _commit(questions, f"{endpoint}/api/models/{quote(model)}/revision/main")
+    address = f"{endpoint}/api/models/{quote(model)}/tree/{commit or 'main'}?recursive=true"
+    files: list[RemoteFile] = []
+    seen: set[str] = set()
+    while address and address not in seen and len(seen) < MOST_PAGES:
+        seen.add(address)
+        rows, link = questions.ask(address)
+        if not isinstance(rows, list):
+            raise questions.not_a_list(rows)
         try:
-            return _until(deadline, lambda: _read(opener, request, deadline))
-        except urllib.error.HTTPError as error:
-            if error.code < 500 or not last:
-                raise _refused(address, model, error.code) from error
-        except (OSError, ValueError, HTTPException) as error:
-            if not last or time.monotonic() >= deadline:
-                raise _unreachable(address, error) from error
-        time.sleep(max(0.0, min(1.0, deadline - time.monotonic())))
-    raise AssertionError("the loop above returns or raises")
+            files += [_row(asked, row) for row in rows if row["type"] == "file"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise questions.not_a_list(rows) from error
+        address = next_page(link, address, endpoint)
+    if address:
+        raise DownloadError(f"{asked.host} leads in a circle through the pages of its list.", f"Try again later. {asked.other_way}")
+    return _listing(asked, files, commit)
 
 
-def _deadline() -> float:
-    return time.monotonic() + DEADLINE_SECONDS
+def _commit(questions: Questions, address: str) -> str:
+    """The commit of the branch, "" where a mirror does not tell; the list itself says what is wrong with the hub."""
+    content = questions.ask_if_there(address)
+    commit = content.get("sha") if isinstance(content, dict) else None
+    return commit if isinstance(commit, str) and len(commit) == 40 and set(commit) <= set("0123456789abcdef") else ""
 
 
-def _read(opener: urllib.request.OpenerDirector, request: urllib.request.Request, deadline: float) -> tuple[Any, str]:
-    body = bytearray()
-    with opener.open(request, timeout=READ_SECONDS) as answer:
-        while block := answer.read1(BLOCK):
-            body += block
-            if time.monotonic() > deadline:
-                raise _late()
-        return json.loads(body), _next_page(answer.headers.get("Link", ""))
+def _row(asked: Asked, row: dict[str, Any]) -> RemoteFile:
+    large = row.get("lfs")
+    kind, digest = ("sha256", large.get("oid")) if large else ("git", row.get("oid"))
+    return _file(asked, row["path"], row["size"], kind, digest)
 
 
-def _until(deadline: float, work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises, or `TimeoutError` at `deadline`.
-
-    In a thread, because a socket's timeout holds for each read and the names of a hub are looked up without any: a hub that sends
-    a byte now and then is never late. A thread that is left behind ends with its connection.
-    """
-    future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="labkit-listing").start()
-    try:
-        return future.result(max(0.0, deadline - time.monotonic()))
-    except TimeoutError:
-        if future.done():
-            raise
-        raise _late() from None
+def _file(asked: Asked, path: str, size: int, kind: str, digest: str | None) -> RemoteFile:
+    if fault := path_fault(path):
+        cause = f"{asked.host} lists a file that must not be written for {asked.model}: {path!r}: {fault}. Nothing was written."
+        raise DownloadError(cause, "Do not use this model, or take another source.")
+    if int(size) < 0:
+        raise ValueError(f"{path} of {size} bytes")
+    return RemoteFile(path, int(size), f"{kind}:{digest.removeprefix('sha256:')}" if digest else "")
 
 
-def _late() -> TimeoutError:
-    return TimeoutError(f"no whole list within {DEADLINE_SECONDS:.0f} s")
+def _listing(asked: Asked, files: Iterable[RemoteFile], revision: str) -> Listing:
+    named = [file for file in files if file.path != NAME]  # somebody uploaded a folder of ours: the manifest here is written here
+    if not named:
+        raise DownloadError(f"{asked.host} lists no files for {asked.model}.", f"Try again in a minute. {asked.other_way}")
+    if fault := clash(file.path for file in named):
+        raise DownloadError(f"The list of {asked.host} for {asked.model} cannot be right: {fault}.", f"Try again later. {asked.other_way}")
+    return Listing(asked.model, tuple(sorted(named, key=lambda file: file.path)), revision)
 
 
-def _next_page(link: str) -> str:
-    return link.split(">")[0].lstrip("<") if 'rel="next"' in link else ""
-
-
-def _refused(address: str, model: str, status: int) -> DownloadError:
-    host = address.split("/api/")[0]
-    if status == 404:
-        return DownloadError(f"{host} has no model {model} (HTTP 404).", "Check the id, or take another source.")
-    if status in (401, 403):
-        cause = f"{host} does not give {model} to everybody (HTTP {status})."
-        return DownloadError(cause, "Log in at the hub, accept its terms, export HF_TOKEN.")
-    return DownloadError(f"{host} answered HTTP {status} for the file list of {model}.", "Try again in a minute, or take another source.")
-
-
-def _unreachable(address: str, error: Exception) -> DownloadError:
-    reason = getattr(error, "reason", error)
-    return DownloadError(
-        f"{address.split('/api/')[0]} cannot be reached: {reason}.",
-        'In China take source="modelscope", or the mirror: export HF_ENDPOINT=https://hf-mirror.com. '
-        "On AutoDL `source /etc/network_turbo` helps Hugging Face. If only a proxy leads out: download(..., proxy=True).",
-    )
+def _refusal(asked: Asked, content: dict[str, Any]) -> DownloadError:
+    """ModelScope answers with HTTP 200 and a code of its own."""
+    says = content.get("Message") or content.get("message") or "no word of why"
+    cause = f'{asked.host} does not list {asked.model}: "{str(says)[:200]}" (code {content.get("Code")}).'
+    return DownloadError(cause, f"Check the model's name; a private one needs your token (MODELSCOPE_API_TOKEN). {asked.other_way}")

@@ -21,6 +21,7 @@ from .faults import Fault
 from .repository import Repository
 from .routes import ROUTES
 from .server import HubServer
+from .spoiling import spoil
 
 
 class LoopbackHub(Hub):
@@ -28,7 +29,7 @@ class LoopbackHub(Hub):
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._git_root = Path(tempfile.mkdtemp(prefix="labkit-hub-"))
-        self._server = HubServer({name: Repository(name, folder) for name, folder in folders.items()}, self._git_root, ROUTES)
+        self._server = HubServer({name: Repository(name, folder) for name, folder in folders.items()}, self._git_root, ROUTES, spoil)
         url = self._server.url
         super().__init__(huggingface=url, modelscope=url, git=url, local=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True, name="labkit-hub")
@@ -40,8 +41,8 @@ class LoopbackHub(Hub):
             self._thread.join()
         shutil.rmtree(self._git_root, ignore_errors=True)
 
-    def fault(self, kind: str, pattern: str = "*", *, after: int = 0, times: int | None = None) -> None:
-        self._server.faults.add(Fault(kind, pattern, after, times))
+    def fault(self, kind: str, pattern: str = "*", *, after: int = 0, times: int | None = None, to: str = "127.0.0.1:9") -> None:
+        self._server.faults.add(Fault(kind, pattern, after, times, to))
 
     def heal(self) -> None:
         self._server.faults.heal()

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .faults import BATCH, GIT, INFO, LIST
 from .repository import HubFile, Repository
 from .server import Handler, Request, Route
 
@@ -35,7 +37,12 @@ def _huggingface_tree(handler: Handler, request: Request) -> None:
         if file.large:
             row["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": len(file.pointer)}
         rows.append(row)
-    handler.send_json(rows)
+    half, headers = handler.server.faults.take(LIST, "half", "away"), {}
+    if half and "cursor" not in request.query:
+        host = half.to if half.kind == "away" else handler.server.url.partition("://")[2]
+        headers["Link"] = f'<http://{host}{handler.path}&cursor=2>; rel="next"'
+    middle = len(rows) // 2
+    handler.send_json((rows[middle:] if "cursor" in request.query else rows[:middle]) if half else rows, headers=headers)
 
 
 def _huggingface_file(handler: Handler, request: Request) -> None:
@@ -96,21 +103,35 @@ def _git(handler: Handler, request: Request) -> None:
     handler.send_body(content, status if done.returncode == 0 else 500, headers)
 
 
-ROUTES: tuple[tuple[str, Route], ...] = (
-    (r"/api/models/(?P<name>[^/]+/[^/]+)(/revision/[^/]+)?", _huggingface_info),
-    (r"/api/models/(?P<name>[^/]+/[^/]+)/tree/[^/]+", _huggingface_tree),
-    (r"/api/v1/models/(?P<name>[^/]+/[^/]+)", _modelscope_info),
-    (r"/api/v1/models/(?P<name>[^/]+/[^/]+)/repo/files", _modelscope_files),
-    (r"/api/v1/models/(?P<name>[^/]+/[^/]+)/repo", _modelscope_file),
-    (r"/(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch", _lfs_batch),
-    (r"/(?P<name>[^/]+/[^/]+)\.lfs/(?P<path>[0-9a-f]{64})", _lfs_object),
-    (r"/(?P<name>[^/]+/[^/]+)\.git/(?P<path>info/refs|git-upload-pack|HEAD|objects/.*)", _git),
-    (r"/(?P<name>[^/]+/[^/]+)/resolve/[^/]+/(?P<path>.+)", _huggingface_file),
+MODEL = r"(?P<name>[^/]+/[^/]+)"
+ROUTES: tuple[Route, ...] = (
+    Route(rf"/api/models/{MODEL}(/revision/[^/]+)?", _huggingface_info, INFO),
+    Route(rf"/api/models/{MODEL}/tree/[^/]+", _huggingface_tree, LIST),
+    Route(rf"/api/v1/models/{MODEL}", _modelscope_info, INFO),
+    Route(rf"/api/v1/models/{MODEL}/repo/files", _modelscope_files, LIST),
+    Route(rf"/api/v1/models/{MODEL}/repo", _modelscope_file),
+    Route(rf"/{MODEL}\.git/info/lfs/objects/batch", _lfs_batch, BATCH),
+    Route(rf"/{MODEL}\.lfs/(?P<path>[0-9a-f]{{64}})", _lfs_object),
+    Route(rf"/{MODEL}\.git/(?P<path>info/refs|git-upload-pack|HEAD|objects/.*)", _git, GIT),
+    Route(rf"/{MODEL}/resolve/[^/]+/(?P<path>.+)", _huggingface_file),
 )
 
 
 def _listed(handler: Handler, repository: Repository) -> list[HubFile]:
-    return [file for path, file in repository.files.items() if not handler.server.faults.take(path, "unlisted")]
+    """The files as the list tells them, which need not be as they are."""
+    faults = handler.server.faults
+    if faults.take(LIST, "empty"):
+        return []
+    files = []
+    for path, file in repository.files.items():
+        if faults.take(path, "unlisted"):
+            continue
+        if wrong := faults.take(path, "wrong size"):
+            file = replace(file, size=wrong.after)
+        if faults.take(path, "wrong hash"):
+            file = replace(file, sha256=file.sha256[::-1], blob=file.blob[::-1])
+        files.append(file)
+    return [*files, *(HubFile(path, 3, "0" * 64, "0" * 40, False) for path in faults.added())]
 
 
 def _cgi(handler: Handler, bare: Path, request: Request) -> dict[str, str]:

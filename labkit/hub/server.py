@@ -6,9 +6,11 @@ Used by notebook 02 through `labkit.open_hub`.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,30 +37,45 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Request:
-    """What a route answers: the model, the `path` that its pattern found in the address ("" if none), the query, the body."""
+    """What a route answers: the model, the `path` that its pattern found in the address ("" if none), the query, the body.
+
+    `subject` is what faults are held against: the file's path, or a word of `faults` for everything else.
+    """
 
     repository: Repository
     path: str
     query: Mapping[str, str]
     body: bytes
+    subject: str
 
 
-Route = Callable[["Handler", Request], None]
+Answer = Callable[["Handler", Request], None]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Paths that fit `pattern`, with a group `name` for the model, and who answers; `subject` "" is a file."""
+
+    pattern: str
+    answer: Answer
+    subject: str = ""
 
 
 class HubServer(ThreadingHTTPServer):
     """Serves `repositories` on a free port of 127.0.0.1; `git_root` holds the bare repositories made when git first asks.
 
-    `routes` are patterns of paths, with a group `name` for the model, and who answers; the first that matches counts.
+    The first of `routes` that matches counts; `spoil` may answer in its place.
     """
 
     daemon_threads = True
 
-    def __init__(self, repositories: Mapping[str, Repository], git_root: Path, routes: Sequence[tuple[str, Route]]) -> None:
+    def __init__(
+        self, repositories: Mapping[str, Repository], git_root: Path, routes: Sequence[Route], spoil: Callable[[Handler, Request], bool]
+    ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repositories, self.git_root, self.routes = repositories, git_root, routes
+        self.repositories, self.git_root, self.routes, self.spoil = repositories, git_root, routes, spoil
         self.traffic, self.faults = Traffic(), Faults()
-        self.lock = threading.Lock()
+        self.lock, self.closing = threading.Lock(), threading.Event()
         self._open: set[socket.socket] = set()
 
     @property
@@ -80,6 +97,7 @@ class HubServer(ThreadingHTTPServer):
 
     def close(self) -> None:
         """Stop listening and end every open connection."""
+        self.closing.set()
         self.shutdown()
         self.server_close()
         with self.lock:
@@ -112,11 +130,16 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.traffic.requests.append(f"{self.command} {path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        for pattern, route in self.server.routes:
-            match = re.fullmatch(pattern, path)
+        for route in self.server.routes:
+            match = re.fullmatch(route.pattern, path)
             repository = self.server.repositories.get(match["name"]) if match else None
             if match and repository:
-                route(self, Request(repository, match.groupdict().get("path") or "", query, body))
+                found = match.groupdict().get("path") or ""
+                large = repository.by_oid(found)
+                subject = route.subject or (large.path if large else query.get("FilePath", found))
+                request = Request(repository, found, query, body, subject)
+                if not self.server.spoil(self, request):
+                    route.answer(self, request)
                 return
         self.send_json({"error": f"no such model or page: {path}"}, 404, {"X-Error-Code": "RepoNotFound"})
 
@@ -138,24 +161,32 @@ class Handler(BaseHTTPRequestHandler):
         if file is None or self.server.faults.take(file.path, "missing"):
             self.send_json({"Code": 404, "Message": "file not found"}, 404, {"X-Error-Code": "EntryNotFound", **(headers or {})})
             return
-        cut = self.server.faults.take(file.path, "truncate")
+        cut, long = self.server.faults.take(file.path, "truncate"), self.server.faults.take(file.path, "long")
         size = min(file.size, cut.after) if cut else file.size
         start, end = _range(self.headers.get("Range"), size)
         if start >= size > 0 or (start and not size):
             self.send_body(b"", 416, {"Content-Range": f"bytes */{size}"})
             return
+        if self.server.faults.take(file.path, "gzip"):
+            packed = gzip.compress((repository.folder / file.path).read_bytes())
+            self.send_body(packed, 200, {**(headers or {}), "Content-Encoding": "gzip"})
+            return
         self.send_response(206 if "Range" in self.headers else 200)
         if "Range" in self.headers:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
-        for name, value in {**(headers or {}), "Accept-Ranges": "bytes", "Content-Length": str(end - start)}.items():
+        length = end - start + (long.after if long else 0)
+        for name, value in {**(headers or {}), "Accept-Ranges": "bytes", "Content-Length": str(length)}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self._send_range(repository.folder / file.path, file.path, start, end)
+            if long:
+                self._end()
 
     def _send_range(self, file: Path, path: str, start: int, end: int) -> None:
-        drop, wrong, slow = (self.server.faults.take(path, kind) for kind in ("drop", "corrupt", "slow"))
-        stop = min(end, start + drop.after) if drop else end
+        drop, reset, stall, wrong, slow = (self.server.faults.take(path, kind) for kind in ("drop", "reset", "stall", "corrupt", "slow"))
+        broken = drop or reset or stall
+        stop = min(end, start + broken.after) if broken else end
         for offset, block in _blocks(file, start, stop, max(1, slow.after // 20) if slow else BLOCK):
             if wrong and offset <= wrong.after < offset + len(block):
                 here = wrong.after - offset
@@ -165,10 +196,21 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.traffic.bytes_sent += len(block)
             if slow:
                 time.sleep(len(block) / slow.after)
-        if drop:
+        if stall:
             self.wfile.flush()
-            self.close_connection = True
-            _hang_up(self.connection)
+            self.server.closing.wait()
+        if reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        if broken:
+            self._end()
+
+    def _end(self) -> None:
+        """End the connection, whatever was promised."""
+        with suppress(OSError, ValueError):
+            self.wfile.flush()
+        self.close_connection = True
+        _hang_up(self.connection)
 
 
 def _range(header: str | None, size: int) -> tuple[int, int]:

@@ -1,26 +1,29 @@
 """The three ways to get a model, as data: ModelScope's client, Hugging Face's client, git with LFS.
 
-Covers: ids, endpoints, environment of the client, caches, the plain shell line of each way, what its failures mean.
-Does not cover: running a client (`process`), what a client is told to do (`client`). Used by notebook 02 through `downloads`.
+Covers: ids, endpoints, environment of the client, caches, the plain shell line of each way.
+Does not cover: running a client (`process`), what a client is told to do (`client`), what its failures mean (`failures`).
+Used by notebook 02 through `downloads`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from ..common.errors import DownloadError, LabError, NoSpace, SettingError, VerificationError
+from ..common.errors import DownloadError, LabError, SettingError
 from ..common.settings import settings
-from ..models.listing import Listing
+from ..models.listing import Listing, RemoteFile
 from ..models.profiles import Profile
-from . import listings
+from . import failures, listings, printed, variables
 from .endpoints import Hub
+from .failures import Asked
+from .patience import Patience
+from .questions import proxies
 
-PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 LOOPBACK = "127.0.0.1,localhost"
 QUIET = {
     "TQDM_DISABLE": "1",
@@ -54,23 +57,43 @@ class Source:
         """Where this way finds `hub`: an API endpoint, or the stem of clone addresses."""
         return {"modelscope": hub.modelscope, "huggingface": hub.huggingface, "git-lfs": hub.git}[self.name]
 
-    def listing(self, profile: Profile, hub: Hub, *, proxy: bool) -> Listing:
-        """What the hub says the model consists of. Raises `DownloadError`."""
+    def asked(self, profile: Profile, hub: Hub, *, proxy: bool, place: Path) -> Asked:
+        """Who is asked for what, for the words of a failure."""
+        endpoint, model = self.endpoint(hub), self.model(profile)
+        through = proxies().get(endpoint.partition("://")[0], "") if proxy and not hub.local else ""
+        token = any(os.environ.get(name) for name in variables.TOKENS)
+        return Asked(self.name, self.title, endpoint, model, str(place), variables.shown(through), token)
+
+    def listing(self, asked: Asked, hub: Hub, *, proxy: bool, patience: Patience) -> Listing:
+        """What the hub says the model consists of. Raises `DownloadError`, and `SettingError` for a variable that is in the way."""
         through = proxy and not hub.local
+        variables.check(os.environ, proxy=through)
         ask = listings.huggingface if self.name == "huggingface" else listings.modelscope
-        return ask(self.endpoint(hub), self.model(profile), proxy=through)
+        return ask(asked.endpoint, asked.model, proxy=through, asked=asked, patience=patience)
 
     def environment(self, hub: Hub, *, proxy: bool) -> dict[str, str]:
-        """The environment of the client's process; clients read theirs when they are imported."""
-        env = {**os.environ, **settings().cache_environment(), **QUIET}
-        if not proxy:
-            env = {name: value for name, value in env.items() if name not in PROXIES}
+        """The environment of the client's process; clients read theirs when they are imported.
+
+        A hub on this machine needs no proxy, and a client that is told of a SOCKS proxy fails even where it would not use it.
+        """
+        env = {**variables.cleaned(os.environ), **settings().cache_environment(), **QUIET}
+        if not proxy or hub.local:
+            env = {name: value for name, value in env.items() if name not in variables.PROXIES}
         direct = ",".join(part for part in (env.get("NO_PROXY") or env.get("no_proxy") or "", LOOPBACK) if part)
         env |= {"NO_PROXY": direct, "no_proxy": direct}
         if self.endpoint_variable:
             env[self.endpoint_variable] = self.endpoint(hub)
+        if self.name == "git-lfs":
+            env |= {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}  # `printed` reads English
         env.setdefault("HF_HUB_DISABLE_XET", "1")  # mirrors do not carry Xet, and its partial files cannot be resumed
         return env
+
+    def address(self, hub: Hub, model: str, file: RemoteFile, revision: str) -> str:
+        """Where `file` can be asked for directly."""
+        stem, path = self.endpoint(hub), quote(file.path)
+        if self.name == "huggingface":
+            return f"{stem}/{quote(model)}/resolve/{revision or 'main'}/{path}"
+        return f"{stem}/api/v1/models/{quote(model)}/repo?Revision=master&FilePath={quote(file.path, safe='')}"
 
     def require(self) -> None:
         """Raise `LabError` if the programs of this way are not installed."""
@@ -134,67 +157,8 @@ def _not_public(source: Source, hub: Hub) -> bool:
     return source.endpoint(hub) != source.endpoint(Hub())
 
 
-FAILURES: tuple[tuple[str, type[DownloadError], str, str], ...] = (
-    (
-        r"(?i)no space left on device|Errno 28|disk full",
-        NoSpace,
-        "The disk ran full while downloading.",
-        "Make room, then run the same cell again: what arrived is kept.",
-    ),
-    (
-        r"(?i)hash mismatch|expected OID|FileIntegrityError|FileSizeMismatch|Consistency check failed|size validation failed",
-        VerificationError,
-        "The hub delivered other bytes than it lists.",
-        "Try again later, or take another source.",
-    ),
-    (
-        r"(?i)\b404\b|not ?found|NotExist|does not exist",
-        DownloadError,
-        "The hub does not have what it lists (404).",
-        "Try again later, or take another source.",
-    ),
-    (
-        r"(?i)\b401\b|\b403\b|gated|authentication",
-        DownloadError,
-        "The hub wants you to log in for this model.",
-        "Accept its terms in the browser, then export the token (HF_TOKEN or MODELSCOPE_API_TOKEN).",
-    ),
-    (
-        r"(?i)ssl|certificate",
-        DownloadError,
-        "The encrypted connection to the hub failed.",
-        "Switch the proxy off or on (proxy=False, proxy=True), or take another source.",
-    ),
-    (
-        r"(?i)timed? ?out|connection|unreachable|resolve host|name resolution|disconnected|peer closed|early EOF|RemoteProtocolError",
-        DownloadError,
-        "The connection to the hub broke, and again when tried anew.",
-        "Run the same cell again: what arrived is kept. Else take another source, or a mirror (HF_ENDPOINT=https://hf-mirror.com).",
-    ),
-)
-"""(what the client's log says, error, cause, fix); the first that matches counts. Texts of the clients named in pyproject.toml."""
-
-FINAL = (r"(?i)no space left", r"\b40[134]\b", r"(?i)gated|NotExist")
-"""What a second try does not change."""
-
-STAMP = re.compile(r"^\d{4}-\d\d-\d\d [\d:,.]+ \| *(\w+) *\| *")
-"""What ModelScope's log puts before each line: time (whose milliseconds may read 404) and level."""
-
-
-def explain(source: Source, log: str, exit_code: int, log_file: Path) -> tuple[DownloadError, bool]:
-    """What the end of a failed client means, and whether a second try could help."""
-    lines = _telling_lines(log)
-    ended = f"{source.title}'s client ended with code {exit_code}"
-    for pattern, error, cause, fix in FAILURES:
-        line = next((line for line in lines if re.search(pattern, line)), None)
-        if line:
-            again = not any(re.search(final, line) for final in FINAL)
-            return error(f"{cause} {ended}: {line[:300]}\nIts log: {log_file}", fix), again
-    last = next((line for line in reversed(lines) if re.search(r"(?i)error|fatal|fail", line)), lines[-1] if lines else "no word of why")
-    fix = "Run the same cell again: what arrived is kept. Or take another source."
-    return DownloadError(f"{ended}: {last[:300]}\nIts log: {log_file}", fix), True
-
-
-def _telling_lines(log: str) -> list[str]:
-    stamped = [(STAMP.match(line), line.strip()) for line in log.splitlines() if line.strip()]
-    return [line[stamp.end() :] if stamp else line for stamp, line in stamped if not stamp or stamp[1] != "INFO"]
+def explain(source: Source, log: str, exit_code: int, log_file: Path) -> tuple[DownloadError | SettingError, bool]:
+    """What the log of a client that told nothing means, and whether a second try could help."""
+    asked = Asked(source.name, source.title)
+    error, failure = failures.explain(printed.from_log(log), asked, exit_code, log_file)
+    return error, failure.again

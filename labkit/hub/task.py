@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from ..common import disk
@@ -17,7 +18,10 @@ from ..models.manifests import Verification
 from ..models.profiles import Profile
 from ..models.profiles import profile as find_profile
 from . import sources
+from .arrivals import Arrivals
 from .endpoints import Hub
+from .failures import Asked
+from .patience import Patience
 from .sources import Source
 
 ASIDE_LIMIT = 64 * 2**20
@@ -28,7 +32,7 @@ CACHE_BYTES = 16 * 2**20
 
 @dataclass
 class Task:
-    """One call of `download`. `known` carries digests from check to check."""
+    """One call of `download`. `known` carries digests from check to check, `patience` the waiting for a busy hub."""
 
     profile: Profile
     source: Source
@@ -37,6 +41,7 @@ class Task:
     proxy: bool
     stop_at: float | None = None
     known: dict[str, str] = field(default_factory=dict)
+    patience: Patience = field(default_factory=Patience)
 
     @property
     def model(self) -> str:
@@ -68,23 +73,27 @@ class Task:
 
     def ask(self) -> Listing:
         """What the hub says the model consists of. Raises `DownloadError`."""
-        return self.source.listing(self.profile, self.hub, proxy=self.proxy)
+        return self.source.listing(self.asked(), self.hub, proxy=self.proxy, patience=self.patience)
+
+    def asked(self) -> Asked:
+        """Who is asked for what, for the words of a failure."""
+        return self.source.asked(self.profile, self.hub, proxy=self.proxy, place=self.root)
 
     def check(self, listing: Listing, folder: Path | None = None) -> Verification:
         """What of the list lies in `folder`, by default where the model is or will be. Nothing is hashed twice."""
         return manifests.check(folder or self.place or self.root, listing, weights=self.weights, known=self.known)
 
-    def bytes_on_disk(self) -> int:
-        """Bytes of model files below `root`, whole and partial."""
-        return bytes_under(self.root)
+    def bytes_on_disk(self, listing: Listing) -> int:
+        """Bytes of the listed files that are there, whole and partial."""
+        return self._arrivals().bytes(listing.files)
 
     def bytes_to_come(self, listing: Listing, state: Verification) -> int:
         """Bytes that are not on disk yet, partial files taken into account."""
-        absent = {*state.missing, *state.wrong}
-        missing = sum(file.size for file in listing.files if file.path in absent)
-        whole = sum(file.size for file in listing.files if file.path not in absent)
-        wrong = sum((state.folder / path).stat().st_size for path in state.wrong)
-        return max(0, missing - max(0, self.bytes_on_disk() - whole - wrong))
+        absent = [file for file in listing.files if file.path in {*state.missing, *state.wrong}]
+        return sum(file.size for file in absent) - self._arrivals().partial(absent)
+
+    def _arrivals(self) -> Arrivals:
+        return Arrivals(self.source.name, self.root, self.place, self.folder is not None)
 
     def room_needed(self, listing: Listing, state: Verification) -> dict[Path, int]:
         """Bytes to be written below each folder. Clients write next to the target; ModelScope joins parts if told to."""
@@ -100,22 +109,41 @@ class Task:
         if state.wrong:
             self.discard_lfs_partials()
 
-    def discard_wrong(self, state: Verification) -> None:
-        """Take away the wrong files: a small one is kept as <name>.wrong."""
+    def discard_wrong(self, state: Verification, *, keep: bool = True) -> None:
+        """Take away the wrong files. `keep`: a small one, which may be somebody's edit, is kept beside as <name>.wrong."""
         for name in state.wrong:
             path = state.folder / name
-            real = path.resolve()
-            if path.is_symlink():
-                path.unlink()  # in Hugging Face's cache the bytes lie behind a link
-            if real.stat().st_size > ASIDE_LIMIT or real != path.absolute():
-                real.unlink()
+            if keep and path.stat().st_size <= ASIDE_LIMIT:
+                path.rename(_aside(path)) if self.folder else _blob(path).replace(_aside(path))
+            elif not self.folder:
+                _blob(path).unlink()
             else:
-                real.replace(real.with_name(real.name + ".wrong"))
+                self._discard_lfs_object(path)
+            path.unlink(missing_ok=True)
 
     def discard_lfs_partials(self) -> None:
         """Take away what git-lfs would go on from."""
         for partial in (self.root / ".git" / "lfs" / "incomplete").glob("*"):
             partial.unlink()
+
+    def _discard_lfs_object(self, path: Path) -> None:
+        """Take away the object of git-lfs that is one file with `path`: what was written into one is wrong in both."""
+        if path.stat().st_nlink > 1:
+            for stored in (self.root / ".git" / "lfs" / "objects").rglob("*"):
+                if stored.is_file() and stored.samefile(path):
+                    stored.unlink()
+                    return
+
+
+def _aside(path: Path) -> Path:
+    """A free name beside `path`: <name>.wrong, <name>.wrong.2 and so on; an earlier one is somebody's edit too."""
+    names = (path.with_name(f"{path.name}.wrong{f'.{number}' if number > 1 else ''}") for number in count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _blob(path: Path) -> Path:
+    """Where the bytes lie: in Hugging Face's cache `path` is a link to them."""
+    return path.resolve()
 
 
 def make_task(profile: str | Profile, source: str, folder: Path | str | None, hub: Hub | None, by: str, proxy: bool | None) -> Task:
@@ -134,27 +162,13 @@ def _checked_place(profile: Profile, way: Source, folder: Path | str | None, by:
             raise SettingError(f'by="id" does not go with this: {reason}.', 'Use by="path", or leave `folder` out.')
         return None
     place = Path(folder).expanduser().absolute() if folder is not None else profile.folder()
+    lost = next((part for part in (place, *place.parents) if part.is_symlink() and not part.exists()), None)
+    if lost:
+        cause = f"{lost} is a link to {os.readlink(lost)}, which is not there."
+        raise SettingError(cause, "Is that disk mounted? Else make the folder it leads to, or name another one: folder=..., LABKIT_HOME.")
     if place.exists() and not place.is_dir():
         raise SettingError(f"{place} is a file, not a folder.", "Name another folder.")
     other = manifests.read(place)
     if other and other["profile"] != profile.name:
         raise SettingError(f"{place} holds another model: {other['profile']}.", "Name another folder.")
     return place
-
-
-def bytes_under(root: Path) -> int:
-    """Bytes of model files below `root`, whole and partial, hard links counted once."""
-    seen: dict[int, int] = {}
-    for folder, names, files in os.walk(root):
-        if os.path.basename(folder) == ".git":
-            names[:] = [name for name in names if name == "lfs"]
-            continue
-        for name in files:
-            if name == manifests.NAME or name.endswith(".wrong"):
-                continue
-            try:
-                state = os.lstat(os.path.join(folder, name))
-            except OSError:
-                continue  # renamed meanwhile
-            seen[state.st_ino] = state.st_size
-    return sum(seen.values())

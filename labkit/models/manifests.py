@@ -1,6 +1,7 @@
 """Whether a model folder is whole: held against the hub's list, and its safetensors read; the proof is a manifest file.
 
 Covers: names, sizes, hashes (in threads), `labkit.manifest.json`, and what `headers` finds wrong with safetensors and their index.
+A folder without a manifest is looked at by `bare_folders`, and the answer says which checks could not be made.
 Does not cover: asking a hub (`labkit.hub.listings`), fetching (`labkit.hub.downloads`). Used by notebook 02 as `labkit.verify`.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 from ..common.errors import VerificationError
 from ..common.files import beside
 from ..common.progress import Progress
+from . import bare_folders
 from .headers import INDEX, UNREADABLE, Index, read_header
 from .listing import Listing, RemoteFile
 from .profiles import Profile, profiles
@@ -34,7 +36,10 @@ UNWATCHED = 256 * 2**20
 
 @dataclass
 class Verification:
-    """What `verify` found. True when all is right; every list names files, relative to `folder`."""
+    """What `verify` found. True when nothing is wrong; every list names files, relative to `folder`.
+
+    `differences` says what was expected of a wrong file and what was found; `unchecked` which checks could not be made.
+    """
 
     folder: Path
     files: int = 0
@@ -46,6 +51,8 @@ class Verification:
     wrong_size: list[str] = field(default_factory=list)
     wrong_hash: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    differences: dict[str, str] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return not (self.missing or self.wrong_size or self.wrong_hash or self.unreadable)
@@ -56,14 +63,19 @@ class Verification:
         return [*self.wrong_size, *self.wrong_hash]
 
     def lines(self) -> list[str]:
-        """Four short lines that read the same for every whole model."""
+        """Four short lines that read the same for every whole model; more where there is more to say."""
         hashes = _verdict(self.wrong_hash, "match") if self.hashed else "not read (quick)"
-        return [
-            f"files: {_verdict(self.missing, 'complete', 'missing ')}",
-            f"sizes: {_verdict(self.wrong_size, 'match')}",
+        sizes = _verdict(self.wrong_size, "match")
+        if self.unchecked:
+            sizes = hashes = f"not compared (no {NAME})"
+        lines = [
+            f"files: {_verdict(self.missing, 'none missing that another names' if self.unchecked else 'complete', 'missing ')}",
+            f"sizes: {sizes}",
             f"hashes: {hashes}",
             f"safetensors: {_verdict(self.unreadable, 'readable')}",
         ]
+        wrong = [f"{name}: {self.differences[name]}" for name in self.wrong if name in self.differences]
+        return [*lines, *wrong, *(f"not checked: {what}" for what in self.unchecked)]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -71,26 +83,48 @@ class Verification:
     def error(self) -> VerificationError:
         """The same as an error, for callers that cannot go on."""
         parts = {"missing": self.missing, "of the wrong size": self.wrong_size, "with wrong bytes": self.wrong_hash, "": self.unreadable}
-        faults = "; ".join(f"{what}: {', '.join(names)}" if what else "; ".join(names) for what, names in parts.items() if names)
+        told = {what: [self._told(name) for name in names] for what, names in parts.items() if names}
+        faults = "; ".join(f"{what}: {', '.join(names)}" if what else "; ".join(names) for what, names in told.items())
         short = "The hub's own list or copy is not whole: try again later, or take another source."
         fix = short if self.unreadable else "Run labkit.download again: it fetches only what is wrong."
         return VerificationError(f"{self.folder} is not whole; {faults}.", fix)
 
+    def _told(self, name: str) -> str:
+        return f"{name} ({self.differences[name]})" if name in self.differences else name
+
 
 def verify(model: str | Profile | Path = "auto", *, quick: bool = False) -> Verification:
-    """Hold a downloaded model against its manifest, without any network; the result is True when all is right.
+    """Hold a downloaded model against its manifest, without any network; the result is True when nothing is wrong.
 
     `model` is a profile, its name, or a folder. `quick` compares sizes and times of change instead of hashes (ms instead
-    of about a second per GB). Raises `VerificationError` if there is no manifest: the download never ended.
+    of about a second per GB). A folder without a manifest, brought by git, a browser or rsync, is looked at as far as its own
+    files tell, and `unchecked` says what that leaves open. Raises `VerificationError` for a folder that is not there.
     """
     folder = _folder(model)
     manifest = read(folder)
     if manifest is None:
-        cause = f"{folder} has no {NAME}: no download was finished there."
-        raise VerificationError(cause, "Run labkit.download first; it goes on from what is there.")
+        if not folder.is_dir():
+            raise VerificationError(
+                f"{folder} is not there: no model was downloaded to it.", "Run labkit.download first, or check the path."
+            )
+        return _bare(folder)
     if quick:
         return _quick(folder, manifest)
     return check(folder, listed(manifest), weights=manifest["weights"])
+
+
+def _bare(folder: Path) -> Verification:
+    started = time.monotonic()
+    found = bare_folders.inspect(folder)
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    result = Verification(folder, len(files), sum(path.stat().st_size for path in files), found.tensors, hashed=False)
+    result.missing, result.unreadable, result.unchecked = found.missing, found.wrong, found.unchecked
+    if (folder / NAME).exists():
+        result.unreadable.append(f"{NAME} cannot be read: run labkit.download again, it writes a new one")
+    result.seconds = time.monotonic() - started
+    return result
 
 
 def check(folder: Path, listing: Listing, *, weights: bool = True, known: dict[str, str] | None = None) -> Verification:
@@ -104,6 +138,7 @@ def check(folder: Path, listing: Listing, *, weights: bool = True, known: dict[s
     there = _by_size(folder, listing, result)
     digests = _digests(folder, there, {} if known is None else known)
     result.wrong_hash = [f.path for f in there if f.digest and digests[f.path] != f.digest]
+    result.differences |= {f.path: f"expected {f.digest}, found {digests[f.path]}" for f in there if f.path in result.wrong_hash}
     if not result.missing and not result.wrong:
         result.tensors, result.unreadable = read_tensors(folder, required=weights)
     result.seconds = time.monotonic() - started
@@ -124,7 +159,8 @@ def write(folder: Path, listing: Listing, *, profile: str, source: str, weights:
         state = (folder / file.path).stat()
         digest = file.digest or known[_key(folder / file.path, "sha256")]
         rows.append({"path": file.path, "size": file.size, "digest": digest, "mtime_ns": state.st_mtime_ns})
-    content = {"version": 1, "profile": profile, "model": listing.model, "source": source, "weights": weights, "files": rows}
+    names = {"profile": profile, "model": listing.model, "source": source, "revision": listing.revision}
+    content = {"version": 1, **names, "weights": weights, "files": rows}
     with beside(folder / NAME) as draft, draft.open("w", encoding="utf-8") as stream:
         json.dump(content, stream, indent=1)
         stream.flush()
@@ -136,14 +172,15 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of `folder`, or None where there is none that can be used."""
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return content if content["version"] == 1 and listed(content).model and {"profile", "weights"} <= content.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return content if isinstance(content, dict) and content.get("version") == 1 else None
 
 
 def listed(manifest: dict[str, Any]) -> Listing:
     """The files that a manifest names, as the hub listed them."""
-    return Listing(manifest["model"], tuple(RemoteFile(row["path"], row["size"], row["digest"]) for row in manifest["files"]))
+    files = tuple(RemoteFile(row["path"], row["size"], row["digest"]) for row in manifest["files"])
+    return Listing(manifest["model"], files, manifest.get("revision", ""))
 
 
 def read_tensors(folder: Path, *, required: bool) -> tuple[int, list[str]]:
@@ -193,6 +230,8 @@ def _quick(folder: Path, manifest: dict[str, Any]) -> Verification:
         result.bytes += state.st_size
         if (state.st_size, state.st_mtime_ns) != (row["size"], row["mtime_ns"]):
             result.wrong_size.append(row["path"])
+            sizes = f"expected {row['size']:,} bytes, found {state.st_size:,}"
+            result.differences[row["path"]] = sizes if state.st_size != row["size"] else "written to since it was verified"
     return result
 
 
@@ -204,6 +243,7 @@ def _by_size(folder: Path, listing: Listing, result: Verification) -> list[Remot
             result.missing.append(file.path)
         elif path.stat().st_size != file.size:
             result.wrong_size.append(file.path)
+            result.differences[file.path] = f"expected {file.size:,} bytes, found {path.stat().st_size:,}"
         else:
             right.append(file)
     return right

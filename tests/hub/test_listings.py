@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 import pytest
 
 from labkit.common.errors import DownloadError
-from labkit.hub import listings
+from labkit.hub import listings, questions
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
 
@@ -50,16 +50,16 @@ def hub() -> Iterator[Callable[[bytes, float | None], str]]:
 def test_a_hub_that_drips_or_never_answers_is_given_up(
     hub: Callable[[bytes, float | None], str], head: bytes, pause: float, ask: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listings, "DEADLINE_SECONDS", 0.6)
+    monkeypatch.setattr(questions, "DEADLINE_SECONDS", 0.6)
     endpoint, started = hub(head, pause), time.monotonic()
     with pytest.raises(DownloadError, match=f"{endpoint} cannot be reached: no whole list within") as caught:
         ask(endpoint, "labkit/tiny", proxy=False)  # type: ignore[operator]
-    assert time.monotonic() - started < 2 and "HF_ENDPOINT" in caught.value.fix
+    assert time.monotonic() - started < 2 and "source=" in caught.value.fix
 
 
 def test_a_mute_hub_is_asked_again_before_the_deadline(hub: Callable[[bytes, float | None], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listings, "READ_SECONDS", 0.1)
-    monkeypatch.setattr(listings.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(questions, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(questions.time, "sleep", lambda seconds: None)
     started = time.monotonic()
     with pytest.raises(DownloadError, match="timed out"):
         listings.modelscope(hub(b"", 60.0), "labkit/tiny")
@@ -70,6 +70,6 @@ def test_a_mute_hub_is_asked_again_before_the_deadline(hub: Callable[[bytes, flo
 def test_a_hub_that_hangs_up_is_a_clear_error(
     hub: Callable[[bytes, float | None], str], head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listings.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(questions.time, "sleep", lambda seconds: None)
     with pytest.raises(DownloadError, match="cannot be reached"):
         listings.modelscope(hub(head, None), "labkit/tiny")

@@ -12,12 +12,12 @@ import pytest
 
 from labkit.common.errors import DownloadError
 from labkit.hub import process
-from labkit.hub.process import Watch
+from labkit.hub.process import Ended, Watch
 
 READ = "import subprocess, sys, time\nfrom labkit.workers import side\nrequest = side.read_request()\n"
 
 
-def run(folder: Path, script: str, stop_at: float | None = None) -> tuple[int, dict[str, object]]:
+def run(folder: Path, script: str, stop_at: float | None = None) -> Ended:
     """Run `script`; what counts as arrived is the size of the file `came` in `folder`."""
     (folder / "script.py").write_text(READ + script)
     came = folder / "came"
@@ -31,10 +31,10 @@ def bring(size: int | str) -> str:
 
 
 def test_the_result_and_the_exit_code_come_back(tmp_path: Path) -> None:
-    code, result = run(tmp_path, "print('a word')\nside.tell('line', text='x')\nside.tell('result', folder=request['folder'])\n")
-    assert (code, result["folder"]) == (0, str(tmp_path))
+    ended = run(tmp_path, "print('a word')\nside.tell('line', text='x')\nside.tell('result', folder=request['folder'])\n")
+    assert (ended.code, ended.result["folder"], ended.failure) == (0, str(tmp_path), {})
     assert (tmp_path / "log").read_text() == "a word\n"
-    assert run(tmp_path, "sys.exit('no such model')") == (1, {})
+    assert run(tmp_path, "sys.exit('no such model')") == Ended(1, {}, {})
     assert "no such model" in (tmp_path / "log").read_text()
 
 
@@ -42,7 +42,7 @@ def test_one_that_dies_before_it_reads_is_told_by_its_code(tmp_path: Path) -> No
     (tmp_path / "script.py").write_text("import sys; sys.exit(3)")
     watch = Watch("Fetching", lambda: 0, 1)
     request = {"files": ["x" * 1000] * 200}
-    assert process.run(tmp_path / "script.py", request, watch, environment=dict(os.environ), log=tmp_path / "log") == (3, {})
+    assert process.run(tmp_path / "script.py", request, watch, environment=dict(os.environ), log=tmp_path / "log") == Ended(3, {}, {})
 
 
 def test_without_a_new_byte_it_is_ended_and_says_how_far_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,13 +56,26 @@ def test_without_a_new_byte_it_is_ended_and_says_how_far_it_came(tmp_path: Path,
 
 def test_bytes_that_keep_coming_put_the_end_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "STALLED_SECONDS", 1.5)
-    assert run(tmp_path, f"for size in range(1, 5):\n    {bring('size')}    time.sleep(0.6)\n") == (0, {})
+    assert run(tmp_path, f"for size in range(1, 5):\n    {bring('size * 100_000')}    time.sleep(0.6)\n") == Ended(0, {}, {})
+
+
+def test_a_few_bytes_now_and_then_do_not_put_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STALLED_SECONDS", 1.0)
+    with pytest.raises(DownloadError, match=r"\d+ bytes in 1 s, so the client was ended"):
+        run(tmp_path, f"for size in range(1, 200):\n    {bring('size')}    time.sleep(0.2)\n")
+
+
+def test_what_it_waits_for_is_said_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = "side.tell('waiting', text='the hub is busy: waiting 9 s')\ntime.sleep(0.5)\nside.tell('failure', links=[], busy=1.0)\nsys.exit(1)\n"
+    ended = run(tmp_path, script)
+    assert "the hub is busy: waiting 9 s" in capsys.readouterr().out
+    assert (ended.code, ended.failure["busy"]) == (1, 1.0)
 
 
 def test_what_it_forked_ends_with_it(tmp_path: Path) -> None:
-    code, result = run(tmp_path, "side.tell('result', pid=subprocess.Popen(['sleep', '60']).pid)\n")
-    forked = [item for item in psutil.process_iter() if item.pid == result["pid"] and item.status() != psutil.STATUS_ZOMBIE]
-    assert code == 0 and not forked
+    ended = run(tmp_path, "side.tell('result', pid=subprocess.Popen(['sleep', '60']).pid)\n")
+    forked = [item for item in psutil.process_iter() if item.pid == ended.result["pid"] and item.status() != psutil.STATUS_ZOMBIE]
+    assert ended.code == 0 and not forked
 
 
 def test_one_that_outlives_sigkill_is_named_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

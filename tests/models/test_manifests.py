@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,13 +82,35 @@ def test_quick_sees_a_changed_time(tiny: Path) -> None:
     assert manifests.verify(tiny)
 
 
-def test_without_a_manifest_nothing_is_finished(tiny: Path) -> None:
-    with pytest.raises(VerificationError, match="no labkit.manifest.json"):
-        manifests.verify(tiny)
-    for content in ('{"version": 1, "files": [', "[]"):
-        (tiny / manifests.NAME).write_text(content)
-        with pytest.raises(VerificationError):
-            manifests.verify(tiny)
+def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="is not there"):
+        manifests.verify(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", ['{"version": 1, "files": [', "[]", '{"version": 1}', '{"version": 1, "files": [{}]}'])
+def test_a_manifest_that_cannot_be_used_is_none(tiny: Path, content: str) -> None:
+    (tiny / manifests.NAME).write_text(content)
+    assert manifests.read(tiny) is None
+    found = manifests.verify(tiny)
+    assert not found and manifests.NAME in str(found)
+
+
+def test_a_mismatch_shows_what_was_expected_and_what_was_found(tiny: Path) -> None:
+    finished(tiny)
+    edit(tiny / "config.json", 0)
+    os.truncate(tiny / SHARD, 1000)
+    found = str(manifests.verify(tiny).error())
+    assert "expected 4,066,936 bytes, found 1,000" in found and found.count("sha256:") == 2
+    assert "expected sha256:" in str(manifests.verify(tiny))
+
+
+def test_the_manifest_keeps_the_commit(tiny: Path) -> None:
+    wanted, known = listing(tiny), dict[str, str]()
+    assert manifests.check(tiny, wanted, known=known)
+    manifests.write(tiny, replace(wanted, revision="c0ffee"), profile="tiny", source="huggingface", weights=True, known=known)
+    manifest = manifests.read(tiny)
+    assert manifest and manifest["revision"] == "c0ffee" and manifests.listed(manifest).revision == "c0ffee"
+    assert all(row["size"] >= 0 and row["digest"].startswith("sha256:") for row in manifest["files"])
 
 
 def test_a_model_can_be_named_by_its_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
