@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from labkit_names import misnamed
 
-from labkit.cli import _parser
+from labkit.words import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,7 +44,7 @@ def test_both_languages_have_the_same_rows_and_commands(name: str) -> None:
 
 
 def test_every_word_of_lab_that_is_named_exists() -> None:
-    words = {name for action in _parser()._actions if isinstance(action, argparse._SubParsersAction) for name in action.choices}
+    words = {name for action in parser()._actions if isinstance(action, argparse._SubParsersAction) for name in action.choices}
     for path in DOCUMENTS:
         named = set(re.findall(r"\./lab ([a-z][a-z-]*)", path.read_text(encoding="utf-8")))
         assert named <= words, f"{path.name}: {named - words}"
