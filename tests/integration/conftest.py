@@ -173,10 +173,12 @@ def cut_model(tmp_path: Path) -> Path:
 
 
 def listening(server: Server) -> set[str]:
-    """The addresses on which somebody listens at the server's port."""
+    """The addresses on which the server's processes listen, and whoever else listens at its port."""
     import psutil
 
-    return {c.laddr.ip for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.laddr.port == server.port}
+    sockets = [one for one in psutil.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    pids = {process.pid for process in server.processes()}
+    return {one.laddr.ip for one in sockets if one.pid in pids or one.laddr.port == server.port}
 
 
 def attached_elsewhere(name: str) -> int:
