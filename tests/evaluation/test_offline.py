@@ -52,7 +52,7 @@ def test_the_score_is_that_of_the_same_texts(model: Path, requests: list[dict[st
     ("change", "said"),
     [
         ({"folder": Path("/nowhere/at/all")}, "is not there"),
-        ({"adapter": Path("/nowhere/at/all")}, "no adapter folder"),
+        ({"adapter": Path("/nowhere/at/all")}, "adapter_config.json"),
         ({"incidents": ()}, "no incidents"),
         ({"temperature": -0.1}, "not possible"),
         ({"max_new_tokens": 0}, "not possible"),
