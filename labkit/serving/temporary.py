@@ -21,7 +21,7 @@ RENDEZVOUS = f"{FOLDER}/rendezvous"
 SOCKET_NAME = 40
 """Bytes that an engine may need behind TMPDIR for a socket: vLLM's names have 36, multiprocessing's 31."""
 SHARED = Path("/dev/shm")
-LEFT_SHARED = re.compile(r"sem\.mp-.+|psm_[0-9a-f]+|sglang_loads_.+|torch_\d+_.+|nccl-.+")
+LEFT_SHARED = re.compile(r"sem\.(?:mp|loky)-.+|psm_[0-9a-f]+|sglang_loads_.+|torch_\d+_.+|nccl-.+")
 """Names that multiprocessing, SGLang, torch and NCCL give there. Whose a file is its name does not say."""
 SETTLED_SECONDS = 0.5
 """A file that is younger may belong to somebody who has not mapped it yet."""
