@@ -62,8 +62,13 @@ def read_host(text: str) -> str:
     if TEMPLATE.fullmatch(text):
         raise SettingError("The login line is a template: in place of the machine stands a word for it.", COPY_AGAIN)
     if not NAME.fullmatch(text) or re.fullmatch(r"[\d.]+", text) or ".." in text:
-        raise SettingError("What stands for the machine is no name and no address.", COPY_AGAIN)
+        raise SettingError(f"What stands for the machine is no name and no address{_foreign(text)}.", COPY_AGAIN)
     return text
+
+
+def _foreign(text: str) -> str:
+    """What to add where letters are not Latin ones, which cannot always be seen."""
+    return "" if text.isascii() else ": it has letters of another script, or ones that only look like Latin letters"
 
 
 def is_address(text: str) -> bool:
@@ -86,7 +91,7 @@ def read_user(text: str) -> str:
     """The name to log in with; a password behind a colon is dropped, %40 is an @."""
     name = unquote(text).partition(":")[0] if "%" in text else text.partition(":")[0]
     if not USER.fullmatch(name):
-        raise SettingError("What stands in front of the @ is no user name.", f"On AutoDL it is root: {EXAMPLE}")
+        raise SettingError(f"What stands in front of the @ is no user name{_foreign(name)}.", f"On AutoDL it is root: {EXAMPLE}")
     return name
 
 
@@ -141,7 +146,8 @@ def _unwrapped(word: str) -> str:
         whole = re.search(rf"(?i)\.(?:{TOP_LEVEL}|\d{{1,3}})(?::\d+)?$", ours) and re.match(r"[\u2e80-\u9fff\uac00-\ud7af]", theirs)
         if whole or not theirs[0].isalnum() or re.match("密码|口令|端口|用户|然后|就|即", theirs):
             word = ours
-    word = word.lstrip(OPENING).rstrip(CLOSING)
+    word = re.sub(r"^([^()$]*[\w\]])\([^()]*\)?$", r"\1", word)
+    word = word.lstrip(OPENING if not re.match(r"\[[\da-fA-F:]+[:%]", word) else OPENING.replace("[", "")).rstrip(CLOSING)
     while word.endswith("]") and word.count("[") < word.count("]"):
         word = word[:-1].rstrip(CLOSING)
     return word.removeprefix("[") if word.count("[") > word.count("]") else word

@@ -24,6 +24,7 @@ SENTENCE = (
     "with you your"
 )
 PROSE = frozenset(SENTENCE.split())
+PASSWORD_NAMES = ("pw", "pwd", "pass", "passwd", "mm")
 PASSWORD_LIKE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])\S{8,64}|(?=.*[A-Z])(?=.*[a-z])\S{8,64}|\S*[!@#$%^*+=?]\S*|\d{6,}")
 PORT_BEHIND = re.compile(r"(?i)(?:(?<![\w-])-p|\bport|端\s?口)(?:\s|[:=#]|号|是|为|is\b)*(\d{1,5})(?!\d)")
 
@@ -101,7 +102,9 @@ def read_command(command: Command) -> Login:
     host, user, port = read_place(place)
     if port and settings.port and port != settings.port:
         raise SettingError("The login line names two ports.", f"Keep the right one: {EXAMPLE}")
-    told = _drop(rest, command.behind) or _port_in(place.lstrip(ASCII))
+    if user and settings.user and user != settings.user:
+        raise SettingError("The login line names two users.", f"Keep the right one: {EXAMPLE}")
+    told = _drop(rest, command.behind) or port_in(place.lstrip(ASCII))
     return Login(settings.host or host, settings.user or user, settings.port or port or told, tuple(settings.kept))
 
 
@@ -148,19 +151,21 @@ def _drop(words: list[str], behind: str) -> int:
     number = re.fullmatch(r"([0-9]{1,5})(?:[^\x00-\x7f].*|[,;.)]*)", alone[0]) if alone else None
     if number:
         return int(number.group(1)) if 1 <= int(number.group(1)) <= 65535 else 0
-    for tail in (words, more):
-        if tail and not _is_no_command(tail[0], bool(alone)):
-            raise _too_much(len(words) + 1, text)
-    return _port_in(text)
+    if words and not _is_no_command(words[0], bool(alone)) and not (len(words) == 2 and words[0].lower() in PASSWORD_NAMES):
+        raise _too_much(len(words) + 1, text)
+    if re.match(r"[<>]\(", behind) or (more and not _is_no_command(more[0], bool(alone))):
+        raise _too_much(1, " ".join(words))
+    return port_in(text)
 
 
-def _port_in(text: str) -> int:
+def port_in(text: str) -> int:
+    """The port that `text` tells beside the machine, 0 if none."""
     told = PORT_BEHIND.search(text)
     return int(told.group(1)) if told and 1 <= int(told.group(1)) <= 65535 else 0
 
 
 def _is_no_command(word: str, alone: bool) -> bool:
-    foreign_or_sign = not word[0].isascii() or (word[0] in "#(,|/=*.:?![{}])\"'`" and not re.match(r"[./]+\w", word))
+    foreign_or_sign = not word[0].isascii() or (word[0] in "#(,|/=*.:?![{}])\"'`" and not re.match(r"[./`]+\w", word))
     return (
         foreign_or_sign
         or word.strip("\"'`.,:;)").lower() in PROSE

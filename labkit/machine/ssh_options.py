@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..common.errors import SettingError
 from .key_paths import read_path
-from .login_parts import read_host, read_place, read_port, read_user
+from .login_parts import EXAMPLE, read_host, read_place, read_port, read_user
 
 SWITCHES = frozenset("246AaCfGgKkMNnqsTtVvXxYy")
 """Options without a value. None but 4 and 6 changes where a tunnel leads; the others are left out, -A too: it lends keys."""
@@ -118,6 +118,22 @@ class LoginSettings:
             self.kept += ["-o", f"{known}={_checked(known, value)}"]
         elif known not in LEFT_OUT:
             raise _refused(known)
+
+
+NAMED = re.compile(rf"(?im)(?:-o[ \t]*[\"']?[ \t]*|^[ \t]*\"?)({'|'.join(sorted(RUNS))})\b\"?(?=[ \t=])")
+ANOTHER = re.compile(
+    r"\$\([ \t]*ssh[ \t]|^[ \t]*(?:;|&&|\|\|)[ \t]*\w|^[ \t]*(?:sudo[ \t]+)?rm[ \t]+-|\b(?:curl|wget)\b[^\n]*\|[ \t]*(?:sudo[ \t]+)?(?:ba|z)?sh\b",
+    re.MULTILINE,
+)
+"""What runs beside the login, wherever it stands, and whatever was read."""
+
+
+def refuse_beside(text: str) -> None:
+    """Refuse a paste that names, anywhere in it, a setting that runs programs, or that brings a harmful command with the login."""
+    if named := NAMED.search(text):
+        raise _refused(NAMES[named.group(1).lower()])
+    if ANOTHER.search(text):
+        raise SettingError("Beside the login stands a second command.", f"Give only the login: {EXAMPLE}")
 
 
 def _refused(name: str) -> SettingError:
