@@ -23,7 +23,7 @@ from .pasted_text import clean, without_passwords
 from .ssh_command import Command, port_in, read_command, split
 from .ssh_fields import CELL, config_logins, labelled_logins
 from .ssh_options import refuse_beside
-from .what_was_pasted import is_a_tools_own, is_no_login, refusal
+from .what_was_pasted import PROMPT_OF_A_MACHINE, is_a_tools_own, is_no_login, refusal
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
@@ -49,6 +49,9 @@ PART = r"(?:[a-z]+\d{0,4}|\d{1,4})"
 ALIAS = re.compile(rf"{MACHINE_WORD}|(?={PART}(?:[-_]{PART}){{1,2}}$)(?:.*[-_])?{MACHINE_WORD}(?:[-_].*)?")
 """A word that alone is taken for an alias. Others could be a password; with `ssh` in front any name is one."""
 DOMAIN = re.compile(rf"(?i)(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?\.)+{TOP_LEVEL}")
+LABEL_IN_FRONT = re.compile(
+    rf"(?i)^(?:{PROMPT_OF_A_MACHINE}\s*|[^:@\s]{{1,20}}(?: [^:@\s]{{1,20}}){{0,3}}:\s+|(?:ssh|login|command|host|address|server):)(?=\S*@|-)"
+)
 LOGIN_NAME = re.compile(r"[a-z_][a-z0-9_.+%@-]*(?::\S*)?")
 
 
@@ -117,7 +120,7 @@ def _by_command_or_address(text: str) -> list[Login]:
     commands = list(_commands(text))
     said = {word for command in commands for word in command.words}
     bare = [Command([_unhexed(found.group(1))]) for found in VS_CODE.finditer(text)]
-    bare += [_of_address(found, text) for found in ADDRESS.finditer(text) if found.group() not in said]
+    bare += [_of_address(found, text) for found in ADDRESS.finditer(text) if found.group() not in said and not _is_labelled(found, text)]
     found, refused = [], []
     for command in [*bare, *commands]:
         one, error = _read(read_command, command)
@@ -127,6 +130,12 @@ def _by_command_or_address(text: str) -> list[Login]:
     if meant:
         raise meant[0]
     return found
+
+
+def _is_labelled(found: re.Match[str], text: str) -> bool:
+    """Whether an address stands behind a label for the machine, and user and port behind labels of their own."""
+    before = text[: found.start()].rpartition("\n")[2]
+    return "@" not in found.group() and before.rstrip().endswith((":", "=")) and bool(labelled_logins(text))
 
 
 def _of_address(found: re.Match[str], text: str) -> Command:
@@ -162,7 +171,10 @@ def _whole(line: str) -> Login | None:
     if found and found.group()[-1] not in "\"'":
         rest, _ = _inside(line[: found.start()], rest)
     login, _ = _read(lambda words: read_command(split(words)), rest)
-    return login if login and (login.user or _is_machine(login.host) or not rest.lstrip().startswith("-")) else None
+    if not login or login.user or not rest.lstrip().startswith("-"):
+        return login
+    ends = re.search(rf"{re.escape(login.host)}(?::\d+)?(?:\s+-[A-Za-z46]\S*(?:\s+[^\s-]\S*)?)*\s*$", rest)
+    return login if ends and _is_machine(login.host) else None
 
 
 def _commands_of(line: str) -> Iterator[Command]:
@@ -225,13 +237,12 @@ def _is_command(words: list[str], before: str, called: str) -> bool:
 def _by_line(text: str) -> list[Login]:
     """Logins without `ssh` in front: user@machine, with options or not."""
     text = re.sub(r"(?i)\b(?!ssh:)[a-z][a-z0-9+.-]*://\S+", " ", text)
-    lines = [re.sub(r"^[^:@\s]{1,20}(?: [^:@\s]{1,20}){0,3}:\s*(?=\S*@|-)", "", line) for line in text.split("\n")]
     found = []
-    for line in lines:
+    for line in (LABEL_IN_FRONT.sub("", line) for line in text.split("\n")):
         command = split(line) if "@" in line and not is_no_login(line) else Command()
-        start = next((i for i, word in enumerate(command.words) if "@" in word or re.match(r"-[A-Za-z46]", word)), 0)
+        start = next((i for i, word in enumerate(command.words) if re.match(r"-[A-Za-z46]|[^@]+@", word)), 0)
         options = any(re.match(r"-[plioJ]", word) for word in command.words[start:])
-        place = next((word for word in command.words[start:] if "@" in word), "")
+        place = next((word for word in command.words[start:] if "@" in word[1:]), "")
         if _is_plain_login(place, options):
             told = read_command(Command(command.words[start:], command.behind))
             found.append(told if told.port else replace(told, port=port_in(" ".join(command.words[:start]))))

@@ -34,6 +34,7 @@ TAGS = (
     (re.compile(r"<(?:mailto:|https?://)[^|<>\s]{1,500}\|([^<>\n]{1,300})>"), r"\1"),
     (re.compile(r"<(?:mailto:)?([\w.+%-]{1,64}@[^<>\s]{1,255})>"), r"\1"),
     (re.compile(r"(?i)\bmailto:|(?<=@)https?://"), ""),
+    (re.compile(r"(?i)<(host|hostname|port|user|username)>([^<>\n]{0,300})</\1>"), r"\1: \2" + "\n"),
     (re.compile(r"\*\*+"), " "),
 )
 NAME_IN_PIECES = re.compile(rf"(?<=@)(?:[\w-]{{1,63}}\\?\.[ ]?){{1,6}}{TOP_LEVEL}\b|(?<=@)(?:\d{{1,3}}\\?\.[ ]?){{3}}\d{{1,3}}\b")
@@ -54,7 +55,8 @@ LINES = (
     (re.compile(r"```+(?:[ \t]*(?:bash|shell|sh|console|text|powershell)\b)?"), "`"),
     (re.compile(r"[ \t]+[\\^`][ \t]*\n[ \t]*|\\[ \t]*\n[ \t]*"), " "),
     (re.compile(r"(?m)^[ \t]*>{1,3}[ \t]"), ""),
-    (re.compile(rf"(?m)^[ \t]*(?:{BULLET})(?=\S)"), ""),
+    (re.compile(rf"(?m)(?<!\w-\n)^[ \t]*(?:{BULLET})(?=\S)"), ""),
+    (re.compile(r"(账号|账户|用户名?)[ \t]?[/和及]?[ \t]?密码[ \t]*:?[ \t]*([\w.-]{1,64})[ \t]?/[ \t]?\S+"), r"\1: \2 "),
     (re.compile(r"(?<=[\w.])[,;\u3001][ \t]*(?=(?i:ssh)(?:\.exe)?[ \t])"), "\n"),
     (re.compile(r"(?<=[ \t])-[ \t]+(?=[plioJ][ \t]+\S)"), "-"),
     (re.compile(r"(?<=[\u2e80-\u9fff]):(?=\S)"), ": "),

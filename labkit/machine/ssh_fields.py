@@ -14,7 +14,7 @@ from .ssh_options import NAMES, LoginSettings
 LABELS = {
     "host": (
         "host, host[ _]?name, machine, ssh[ _]?host, ssh[ _]?addr(?:ess)?, proxy[ _]?host, server, server address, address, host address, "
-        "remote host, ip, ipv4, ip address, public[ _]?ip(?:v4)?, public ip(?:v4)? address, external ip(?: address)?, "
+        "remote host, ip, ipv4, ip[ _]?address, public[ _]?ip(?:v4)?, public ip(?:v4)? address, external ip(?: address)?, "
         "主机, 主机名, 主机名称, 主机地址, 主机[ ]?IP, 地址, 服务器, 服务器地址, 服务器[ ]?IP, 连接地址, 登录地址, SSH地址, "
         "(?:弹性)?[公外]网[ ]?IP, (?:弹性)?[公外]网[ ]?(?:IP[ ]?)?地址, IP[ ]?地址, 域名"
     ),
@@ -33,8 +33,8 @@ VALUE = r"\"(?P<two>[^\"\n]*)\"|'(?P<one>[^'\n]*)'|(?P<bare>[^\s,;\"'|{}]+)"
 FIELD = re.compile(
     rf"(?i)(?<![\w.@/\\-])[\"'*]?(?:{LABEL})(?:[ \t]?\([^()\n]{{0,20}}\))?[\"'*]?"
     rf"(?:[ \t]*[:=][ \t]*|(?<=[^\x00-\x7f])[ \t]*(?:是|为)?[ \t]*(?=[A-Za-z0-9~\[])(?!(?:{LABEL_WORD})(?![\w.-]))"
-    rf"|[ \t]*(?:是|为|is[ ])?[ \t]*(?=(?:\d{{1,3}}\.){{3}}\d)|(?<=(?i:port))[ \t]+(?=\d{{2,5}}\b)"
-    rf"|(?<=(?i:user|name|ogin))[ \t]+(?={KNOWN_USER}(?![\w.-])))(?:{VALUE})"
+    rf"|[ \t]*(?:是|为|is[ ])?[ \t]*(?=(?:\d{{1,3}}\.){{3}}\d)|(?<=port)(?:[ \t]+is)?[ \t]+(?=\d{{2,5}}\b)"
+    rf"|(?<=(?:user|name|ogin))(?:[ \t]+is[ \t]+(?=[a-z_][\w-]*(?:[,;.\s]|$))|[ \t]+(?={KNOWN_USER}(?![\w.-]))))(?:{VALUE})"
 )
 ROW = re.compile(rf"(?i)\|?[ \t]*(?:{LABEL})[ \t]*\*?[ \t]*(?:\||\t|[ ]{{2,}}|[ ](?=\S+$))[ \t]*(?!(?:{LABEL_WORD})[ \t]*(?:[:=]|$))(?P<bare>[^\s|]+)[ \t]*\|?")
 ALONE = re.compile(rf"(?im)^[ \t]*(?P<label>{LABEL})[ \t]*:?[ \t]*\n(?!.*:)")

@@ -105,7 +105,8 @@ class LoginSettings:
         if known == "Port":
             self.port = self.port or read_port(value)
         elif known == "User":
-            self.user = self.user or read_user(value)
+            user = read_user(value)
+            self.user = self.user or user
         elif known == "HostName":
             self.host = self.host or read_host(value)
         elif known == "IdentityFile":
@@ -122,7 +123,7 @@ class LoginSettings:
 
 NAMED = re.compile(rf"(?im)(?:-o[ \t]*[\"']?[ \t]*|^[ \t]*\"?)({'|'.join(sorted(RUNS))})\b\"?(?=[ \t=])")
 ANOTHER = re.compile(
-    r"\$\([ \t]*ssh[ \t]|^[ \t]*(?:;|&&|\|\|)[ \t]*\w|^[ \t]*(?:sudo[ \t]+)?rm[ \t]+-|\b(?:curl|wget)\b[^\n]*\|[ \t]*(?:sudo[ \t]+)?(?:ba|z)?sh\b",
+    r"\$\([ \t]*ssh[ \t]|^[ \t]*(?:;|&&|\|\|)[ \t]*\w|^[ \t]*(?:sudo[ \t]+)?rm[ \t]+-|^\|[ \t]*(?:ba|z)?sh[ \t]*$|^[ \t]*\$\([^\n]*\)[ \t]*$|\b(?:curl|wget)\b[^\n]*\|[ \t]*(?:sudo[ \t]+)?(?:ba|z)?sh\b",
     re.MULTILINE,
 )
 """What runs beside the login, wherever it stands, and whatever was read."""

@@ -34,7 +34,7 @@ PAGE = (
     r"|(?:localhost|[\w-]{1,63}\.[\w.-]{0,200}[a-z]{2}|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}):(?:80|443|6006|6008|8080|8443|8888)(?:/\S*)?(?:\s|$)"
 )
 FINGERPRINT = r"\b(?:SHA256:[\w+/]{3,}|MD5:(?:[0-9a-f]{2}:){3})"
-PROMPT_OF_A_MACHINE = r"^(?:\([\w.-]+\)[ ]?)?[\w.-]+@[\w.-]+:[~/][^$#%>\n]{0,200}[$#%>](?![^\n]*@)"
+PROMPT_OF_A_MACHINE = r"(?:\([\w.-]+\)[ ]?)?[\w.-]+@[\w.-]+:[~/][^$#%>\n]{0,200}[$#%>]"
 KINDS = (
     (
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File",
@@ -46,14 +46,14 @@ KINDS = (
     (PAGE, "a web address", "The page of JupyterLab is another way in. The login line begins with ssh"),
     (MAIL, "an e-mail address", "The login line looks like"),
     (FINGERPRINT, "the fingerprint of a key", "It tells one machine, or one key, from another. The login line looks like"),
-    (PROMPT + "$|" + PROMPT_OF_A_MACHINE, "the prompt of a terminal", "The login line is what is typed behind it, on your own computer"),
+    (PROMPT + "$|^" + PROMPT_OF_A_MACHINE, "the prompt of a terminal", "The login line is what is typed behind it, on your own computer"),
 )
 """Pattern, what the paste then is, what to do; the example follows."""
 
 
 def is_no_login(line: str) -> bool:
     """Whether a line with an @ in it is another program's command, an answer of ssh, a prompt or an e-mail address."""
-    said = (ANSWERS, MAIL, PUBLIC_KEY, FINGERPRINT, PROMPT_OF_A_MACHINE)
+    said = (ANSWERS, MAIL, PUBLIC_KEY, FINGERPRINT, "^" + PROMPT_OF_A_MACHINE)
     return bool(tool_in(line) or re.fullmatch(PROMPT, line) or any(re.search(pattern, line) for pattern in said))
 
 
