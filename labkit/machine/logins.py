@@ -50,7 +50,8 @@ ALIAS = re.compile(rf"{MACHINE_WORD}|(?={PART}(?:[-_]{PART}){{1,2}}$)(?:.*[-_])?
 """A word that alone is taken for an alias. Others could be a password; with `ssh` in front any name is one."""
 DOMAIN = re.compile(rf"(?i)(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?\.)+{TOP_LEVEL}")
 LABEL_IN_FRONT = re.compile(
-    rf"(?i)^(?:{PROMPT_OF_A_MACHINE}\s*|[^:@\s]{{1,20}}(?: [^:@\s]{{1,20}}){{0,3}}:\s+|(?:ssh|login|command|host|address|server):)(?=\S*@|-)"
+    rf"(?i)^(?:{PROMPT_OF_A_MACHINE}\s*|[^:@\s]{{1,20}}(?: [^:@\s]{{1,20}}){{0,3}}:\s+"
+    r"|(?:ssh|login|command|host|address|server):)(?=\S*@|-)"
 )
 LOGIN_NAME = re.compile(r"[a-z_][a-z0-9_.+%@-]*(?::\S*)?")
 
@@ -140,7 +141,7 @@ def _is_labelled(found: re.Match[str], text: str) -> bool:
 
 def _of_address(found: re.Match[str], text: str) -> Command:
     """An ssh:// address, with the options behind it."""
-    rest = text[found.end() :].split("\n")[0]
+    rest = text[found.end() : found.end() + LONGEST_LINE].split("\n")[0]
     return Command([found.group(), *(split(rest).words if re.match(r"\s+-(?:o|[plJi][\s\d/~.]|[46]\b)", rest) else [])])
 
 

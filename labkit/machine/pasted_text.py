@@ -47,7 +47,10 @@ LINES = (
     (re.compile(r"(?<=\w)@[ \t]*\n[ \t]*(?=[\w-]+\.[\w-])"), "@"),
     (re.compile(r"(?m)(?<![^\s\"'])([*_~]{1,2})(?=\S)((?i:ssh)[ \t][^*\n]*?\S)\1(?=$|[\s.,;:])"), r"\2"),
     (re.compile(rf"(\.{TOP_LEVEL}|@\d+\.\d+\.\d+\.\d+)(?=(?:ssh|SSH)[ \t]+(?:-|\S+@)|(?:Password|Passwd|Pass|Port)\b)"), r"\1" + "\n"),
-    (re.compile(r"(?i)\bautossh(?:\.exe)?((?:[ \t]+-[A-Za-z]+)*?)[ \t]+-M[ \t]*\d+(?::\d+)?(?=\s)|\bautossh(?:\.exe)?(?=[ \t]+[-\w])"), r"ssh\1"),
+    (
+        re.compile(r"(?i)\bautossh(?:\.exe)?((?:[ \t]+-[A-Za-z]+)*?)[ \t]+-M[ \t]*\d+(?::\d+)?(?=\s)|\bautossh(?:\.exe)?(?=[ \t]+[-\w])"),
+        r"ssh\1",
+    ),
     (re.compile(r"[ \t]+(?:(?:[0-2]|&)?>{1,2}[ \t]*(?:/dev/null|NUL|\$null)|2>&1|<[ \t]*/dev/null)(?=\s|$)"), " "),
     (re.compile(r"((?:\d{1,3}\.){3}\d{1,3})[ \t]?\((?:公网?|外网?|弹性[^()\n]{0,8}|public|EIP)\)"), r"\1 "),
     (re.compile(r"(?:\d{1,3}\.){3}\d{1,3}[ \t]?\((?:私[有网]?|内网?|private|internal)\)"), " "),

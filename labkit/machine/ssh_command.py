@@ -105,7 +105,7 @@ def read_command(command: Command) -> Login:
         raise SettingError("The login line names two ports.", f"Keep the right one: {EXAMPLE}")
     if user and settings.user and user != settings.user:
         raise SettingError("The login line names two users.", f"Keep the right one: {EXAMPLE}")
-    if rest and place.endswith((".", "!", "。")) and re.match(r"[A-Z][a-z]*\W*$", rest[0]):
+    if rest and command.words[-len(rest) - 1].endswith((".", "!")) and re.match(r"[A-Z][a-z]*\W*$", rest[0]):
         rest = []
     told = _drop(rest, command.behind) or port_in(place.lstrip(ASCII))
     return Login(settings.host or host, settings.user or user, settings.port or port or told, tuple(settings.kept))

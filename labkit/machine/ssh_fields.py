@@ -20,8 +20,8 @@ LABELS = {
     ),
     "port": "port, ssh[ _]?port, (?:public|external)[ _]?port, port[ _]?number, 端口, 端口号, SSH端口, SSH端口号, [公外]网端口, 登录端口",
     "user": (
-        "user, (?:specify )?user[ _]?name, ssh[ _]?user, login, login name, account, 用户, 用户名, 用户名称, 账号, 帐号, 账户, 登录名, 登录用户, "
-        "登录账号, 登录用户名"
+        "user, (?:specify )?user[ _]?name, ssh[ _]?user, login, login name, account, 用户, 用户名, 用户名称, 账号, 帐号, 账户, 登录名, "
+        "登录用户, 登录账号, 登录用户名"
     ),
     "key": "identity[ _]?file, key[ _]?file, private[ _]key, private[ _]key[ _]file, ssh key, 密钥文件, 私钥, 私钥文件, 密钥",
 }
@@ -36,7 +36,10 @@ FIELD = re.compile(
     rf"|[ \t]*(?:是|为|is[ ])?[ \t]*(?=(?:\d{{1,3}}\.){{3}}\d)|(?<=port)(?:[ \t]+is)?[ \t]+(?=\d{{2,5}}\b)"
     rf"|(?<=(?:user|name|ogin))(?:[ \t]+is[ \t]+(?=[a-z_][\w-]*(?:[,;.\s]|$))|[ \t]+(?={KNOWN_USER}(?![\w.-]))))(?:{VALUE})"
 )
-ROW = re.compile(rf"(?i)\|?[ \t]*(?:{LABEL})[ \t]*\*?[ \t]*(?:\||\t|[ ]{{2,}}|[ ](?=\S+$))[ \t]*(?!(?:{LABEL_WORD})[ \t]*(?:[:=]|$))(?P<bare>[^\s|]+)[ \t]*\|?")
+ROW = re.compile(
+    rf"(?i)\|?[ \t]*(?:{LABEL})[ \t]*\*?[ \t]*(?:\||\t|[ ]{{2,}}|[ ](?=\S+$))[ \t]*"
+    rf"(?!(?:{LABEL_WORD})[ \t]*(?:[:=]|$))(?P<bare>[^\s|]+)[ \t]*\|?"
+)
 ALONE = re.compile(rf"(?im)^[ \t]*(?P<label>{LABEL})[ \t]*:?[ \t]*\n(?!.*:)")
 """A label that has a line to itself, as pages give it; its value stands on the next one."""
 CELL = re.compile(rf"(?i)[ \t]*(?:{LABEL})[ \t]*(?:\([^()\n]{{0,20}}\)|\*)?[ \t]*")

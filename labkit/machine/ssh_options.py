@@ -123,7 +123,8 @@ class LoginSettings:
 
 NAMED = re.compile(rf"(?im)(?:-o[ \t]*[\"']?[ \t]*|^[ \t]*\"?)({'|'.join(sorted(RUNS))})\b\"?(?=[ \t=])")
 ANOTHER = re.compile(
-    r"\$\([ \t]*ssh[ \t]|^[ \t]*(?:;|&&|\|\|)[ \t]*\w|^[ \t]*(?:sudo[ \t]+)?rm[ \t]+-|^\|[ \t]*(?:ba|z)?sh[ \t]*$|^[ \t]*\$\([^\n]*\)[ \t]*$|\b(?:curl|wget)\b[^\n]*\|[ \t]*(?:sudo[ \t]+)?(?:ba|z)?sh\b",
+    r"\$\([ \t]*ssh[ \t]|^[ \t]*(?:;|&&|\|\|)[ \t]*\w|^[ \t]*(?:sudo[ \t]+)?rm[ \t]+-|^\|[ \t]*(?:ba|z)?sh[ \t]*$"
+    r"|^[ \t]*\$\([^\n]*\)[ \t]*$|\b(?:curl|wget)\b[^\n]*\|[ \t]*(?:sudo[ \t]+)?(?:ba|z)?sh\b",
     re.MULTILINE,
 )
 """What runs beside the login, wherever it stands, and whatever was read."""

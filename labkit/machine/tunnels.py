@@ -108,7 +108,7 @@ class Tunnel:
     @property
     def config(self) -> str:
         """A block for ~/.ssh/config; afterwards `ssh -N ALIAS` is the whole command. For an alias these lines join its own."""
-        rows = [f"HostName {self.login.host}"] if self.login.host != self.alias else []
+        rows = [f"HostName {self.login.host.replace('%', '%%')}"] if self.login.host != self.alias else []
         rows += [f"User {self.login.user}"] if self.login.user else []
         rows += [f"Port {self.login.port}"] if self.login.port else []
         rows += _config_rows(self.login)

@@ -25,7 +25,8 @@ PROMPT = (
 )
 ANSWERS = (
     r"(?i)permission denied|connection (?:refused|closed|reset|timed out)|'s password:|authenticity of host|host key|could not resolve|"
-    r"identification has changed|kex_exchange|channel \d+: open failed|cannot listen|connection to \S+ closed|permanently added|no route to host|bad owner|@\S{1,255}'s(?:\s|$)"
+    r"identification has changed|kex_exchange|channel \d+: open failed|cannot listen|connection to \S+ closed|permanently added|"
+    r"no route to host|bad owner|@\S{1,255}'s(?:\s|$)"
 )
 MAIL = r"(?i)[\w.+-]{1,64}@(?:gmail|googlemail|outlook|hotmail|live|qq|163|126|foxmail|icloud|yahoo|proton|protonmail|sina)\.\w+"
 PUBLIC_KEY = r"(?:^|\s)(?:ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-\S+|sk-\S+) AAAA|-----BEGIN [A-Z0-9 ]*PUBLIC KEY"
