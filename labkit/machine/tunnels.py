@@ -233,6 +233,6 @@ def _checks(local: int) -> str:
         f"curl -sS http://127.0.0.1:{local}/health                  (Windows: curl.exe -sS http://127.0.0.1:{local}/health)\n"
         '{"status":true} or no text    it works · 成功\n'
         "Connection refused           the tunnel is not open: look at its terminal · 隧道没开，看第一个终端\n"
-        'Empty reply, and "open failed: connect failed" in the terminal of the tunnel\n'
+        'Empty reply or Connection reset, and "open failed: connect failed" in the terminal of the tunnel\n'
         "                             nothing listens on the rented machine: ./lab ps there · 租的机器上没有服务"
     )
