@@ -212,6 +212,9 @@ SAME = [
     f"Host: sftp://{AUTODL.host}  Username: root  Password: x  Port: 46457",
     f"<host>{AUTODL.host}</host><port>46457</port><user>root</user>",
     f"gpu ansible_host={AUTODL.host} ansible_port=46457 ansible_user=root",
+    f"SSH端口：46457\nSSH主机：{AUTODL.host}\n用户：root",
+    f"gpu_1x_a10\t10.0.0.7\t{LINE}\tLaunch",
+    f"ssh -S none -e none -p 46457 {PLACE}",
     f"账号root，密码123456，地址{AUTODL.host}，端口46457",
 ]
 OTHERS = [
@@ -494,6 +497,9 @@ REFUSED = [
     ("rsync -ave ssh a root@1.2.3.4:/b", "copies files"),
     ('mosh --ssh="ssh -p 46457" root@host.example', "another program"),
     ("ssh root@1.2.3.4 -l ubuntu", "two users"),
+    ("ssh -p 46457 root@connect.nmb2.seet\u2026", "cut off"),
+    ("登录指令 ssh -p 46457 root@conn... 密码 ***", "cut off"),
+    ("ssh me@1.2.3.4%eth0", "no name"),
     ("ssh root@\u0441onnect.example", "only look like Latin"),
     # harm beside the login, in any line
     ("ssh root@host || reboot", "second command"),

@@ -25,6 +25,8 @@ TEMPLATE = re.compile(
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@#-]{0,127}")
 TOP_LEVEL = r"(?:com|cn|net|org|io|ai|cloud|dev|edu|gov|info|me|co|top|xyz|tech|app|run|sh|de|jp|hk|tw|uk|us|eu|ru|fr|sg|kr)"
 """The last part of a machine's name, as far as it is used to see that the name is whole."""
+CUT_OFF = re.compile(r"\w\.{2,}\W*$")
+WHOLE = re.compile(rf"(?i)(?:\.{TOP_LEVEL}|(?:\d{{1,3}}\.){{3}}\d{{1,3}})\.{{2,}}\W*$")
 OPENING, CLOSING = "([{<'\"`", ")}>'\"`,;.!?"
 """What stands around a word in a sentence. A closing bracket is looked at by itself: it may end an IPv6 address."""
 
@@ -79,7 +81,7 @@ def is_address(text: str) -> bool:
 def _address(text: str) -> str:
     """`text` as an IP address, "" if it is none. An IPv6 zone is a name of a network device, and checked as a name."""
     bare, _, zone = text.partition("%")
-    if "%" in text and not NAME.fullmatch(zone):
+    if "%" in text and not (":" in bare and NAME.fullmatch(zone)):
         return ""
     try:
         return str(ipaddress.ip_address(bare)) + (f"%{zone}" if zone else "")
@@ -105,6 +107,8 @@ def read_port(text: str) -> int:
 
 def read_place(word: str) -> tuple[str, str, int]:
     """(host, user, port) of user@host, host:port, an IPv6 address with or without brackets, an alias, or ssh://user@host:port."""
+    if CUT_OFF.search(word) and not WHOLE.search(word):
+        raise SettingError("The machine's name ends in dots: it was cut off where it was shown.", COPY_AGAIN)
     bare = _unwrapped(word)
     uri = re.match(r"(?i)(?:ssh|sftp|scp)://", bare)
     if not uri and re.match(r"(?i)[a-z][a-z0-9+.-]*://", bare):

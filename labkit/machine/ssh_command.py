@@ -21,7 +21,7 @@ ENDS = ";|&<>"
 """What ends a command in every shell."""
 SENTENCE = (
     "a after and as at before by for from here if in into is now on or please port that the then to use using via we when where which "
-    "with you your"
+    "with you your copy copied launch connect"
 )
 PROSE = frozenset(SENTENCE.split())
 PASSWORD_NAMES = ("pw", "pwd", "pass", "passwd", "mm")

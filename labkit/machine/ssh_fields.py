@@ -15,13 +15,14 @@ LABELS = {
     "host": (
         "host, host[ _]?name, machine, ssh[ _]?host, ssh[ _]?addr(?:ess)?, proxy[ _]?host, server, server address, address, host address, "
         "remote host, ip, ipv4, ip[ _]?address, public[ _]?ip(?:v4)?, public ip(?:v4)? address, external ip(?: address)?, "
-        "主机, 主机名, 主机名称, 主机地址, 主机[ ]?IP, 地址, 服务器, 服务器地址, 服务器[ ]?IP, 连接地址, 登录地址, SSH地址, "
+        "主机, 主机名, 主机名称, 主机地址, 主机[ ]?IP, 地址, 服务器, 服务器地址, 服务器[ ]?IP, 连接地址, 登录地址, "
+        "SSH(?:主机|地址|服务器|[ ]?IP), "
         "(?:弹性)?[公外]网[ ]?IP, (?:弹性)?[公外]网[ ]?(?:IP[ ]?)?地址, IP[ ]?地址, 域名"
     ),
     "port": "port, ssh[ _]?port, (?:public|external)[ _]?port, port[ _]?number, 端口, 端口号, SSH端口, SSH端口号, [公外]网端口, 登录端口",
     "user": (
         "user, (?:specify )?user[ _]?name, ssh[ _]?user, login, login name, account, 用户, 用户名, 用户名称, 账号, 帐号, 账户, 登录名, "
-        "登录用户, 登录账号, 登录用户名"
+        "登录用户, 登录账号, 登录用户名, SSH(?:用户名?|账号)"
     ),
     "key": "identity[ _]?file, key[ _]?file, private[ _]key, private[ _]key[ _]file, ssh key, 密钥文件, 私钥, 私钥文件, 密钥",
 }

@@ -44,7 +44,7 @@ WORDS = (
 )
 NAMES = {name.lower(): name for name in WORDS.split()}
 """Every name that ssh has or had for a setting, by its lower case."""
-YES_NO, NUMBER, TIME = r"(?i:yes|no|true|false)", r"\d{1,4}", r"\d{1,6}[smhdwSMHDW]?"
+YES_NO, NUMBER, TIME = r"(?i:yes|no|true|false)", r"\d{1,7}", r"\d{1,6}[smhdwSMHDW]?"
 ALGORITHMS = r"[+^-]?[A-Za-z0-9@.*_-]+(?:,[A-Za-z0-9@.*_-]+)*"
 SWITCHED = (
     "BatchMode ChallengeResponseAuthentication CheckHostIP GSSAPIAuthentication HashKnownHosts HostbasedAuthentication IdentitiesOnly "
@@ -95,7 +95,7 @@ class LoginSettings:
             self.take(*_name_and_value(value))
         elif letter in LETTERS:
             self.take(LETTERS[letter], value)
-        elif letter in WITH_VALUE:
+        elif letter in WITH_VALUE and (letter not in "Se" or value != "none"):
             meaning = f" ({MEANINGS[letter]})" if letter in MEANINGS else ""
             raise SettingError(f"The option -{letter}{meaning} is not for a login line.", ELSEWHERE)
 
