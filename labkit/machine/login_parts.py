@@ -25,6 +25,8 @@ TEMPLATE = re.compile(
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@#-]{0,127}")
 TOP_LEVEL = r"(?:com|cn|net|org|io|ai|cloud|dev|edu|gov|info|me|co|top|xyz|tech|app|run|sh|de|jp|hk|tw|uk|us|eu|ru|fr|sg|kr)"
 """The last part of a machine's name, as far as it is used to see that the name is whole."""
+CUT_OFF = re.compile(r"\w\.{2,}\W*$")
+WHOLE = re.compile(rf"(?i)(?:\.{TOP_LEVEL}|(?:\d{{1,3}}\.){{3}}\d{{1,3}})\.{{2,}}\W*$")
 OPENING, CLOSING = "([{<'\"`", ")}>'\"`,;.!?"
 """What stands around a word in a sentence. A closing bracket is looked at by itself: it may end an IPv6 address."""
 
@@ -62,8 +64,13 @@ def read_host(text: str) -> str:
     if TEMPLATE.fullmatch(text):
         raise SettingError("The login line is a template: in place of the machine stands a word for it.", COPY_AGAIN)
     if not NAME.fullmatch(text) or re.fullmatch(r"[\d.]+", text) or ".." in text:
-        raise SettingError("What stands for the machine is no name and no address.", COPY_AGAIN)
+        raise SettingError(f"What stands for the machine is no name and no address{_foreign(text)}.", COPY_AGAIN)
     return text
+
+
+def _foreign(text: str) -> str:
+    """What to add where letters are not Latin ones, which cannot always be seen."""
+    return "" if text.isascii() else ": it has letters of another script, or ones that only look like Latin letters"
 
 
 def is_address(text: str) -> bool:
@@ -74,7 +81,7 @@ def is_address(text: str) -> bool:
 def _address(text: str) -> str:
     """`text` as an IP address, "" if it is none. An IPv6 zone is a name of a network device, and checked as a name."""
     bare, _, zone = text.partition("%")
-    if "%" in text and not NAME.fullmatch(zone):
+    if "%" in text and not (":" in bare and NAME.fullmatch(zone)):
         return ""
     try:
         return str(ipaddress.ip_address(bare)) + (f"%{zone}" if zone else "")
@@ -86,7 +93,7 @@ def read_user(text: str) -> str:
     """The name to log in with; a password behind a colon is dropped, %40 is an @."""
     name = unquote(text).partition(":")[0] if "%" in text else text.partition(":")[0]
     if not USER.fullmatch(name):
-        raise SettingError("What stands in front of the @ is no user name.", f"On AutoDL it is root: {EXAMPLE}")
+        raise SettingError(f"What stands in front of the @ is no user name{_foreign(name)}.", f"On AutoDL it is root: {EXAMPLE}")
     return name
 
 
@@ -100,6 +107,8 @@ def read_port(text: str) -> int:
 
 def read_place(word: str) -> tuple[str, str, int]:
     """(host, user, port) of user@host, host:port, an IPv6 address with or without brackets, an alias, or ssh://user@host:port."""
+    if CUT_OFF.search(word) and not WHOLE.search(word):
+        raise SettingError("The machine's name ends in dots: it was cut off where it was shown.", COPY_AGAIN)
     bare = _unwrapped(word)
     uri = re.match(r"(?i)(?:ssh|sftp|scp)://", bare)
     if not uri and re.match(r"(?i)[a-z][a-z0-9+.-]*://", bare):
@@ -141,7 +150,8 @@ def _unwrapped(word: str) -> str:
         whole = re.search(rf"(?i)\.(?:{TOP_LEVEL}|\d{{1,3}})(?::\d+)?$", ours) and re.match(r"[\u2e80-\u9fff\uac00-\ud7af]", theirs)
         if whole or not theirs[0].isalnum() or re.match("密码|口令|端口|用户|然后|就|即", theirs):
             word = ours
-    word = word.lstrip(OPENING).rstrip(CLOSING)
+    word = re.sub(r"^([^()$]*[\w\]])\([^()]*\)?$", r"\1", word)
+    word = word.lstrip(OPENING if not re.match(r"\[[\da-fA-F:]+[:%]", word) else OPENING.replace("[", "")).rstrip(CLOSING)
     while word.endswith("]") and word.count("[") < word.count("]"):
         word = word[:-1].rstrip(CLOSING)
     return word.removeprefix("[") if word.count("[") > word.count("]") else word

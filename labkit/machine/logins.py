@@ -10,23 +10,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import unquote
 
 from ..common.errors import SettingError
+from .broken_lines import LONGEST_LINE, joined
 from .login_parts import EXAMPLE as EXAMPLE
 from .login_parts import NAME, TOP_LEVEL, is_address, read_place
 from .login_parts import Login as Login
 from .pasted_text import clean, without_passwords
-from .ssh_command import Command, read_command, split
+from .ssh_command import Command, port_in, read_command, split
 from .ssh_fields import CELL, config_logins, labelled_logins
-from .what_was_pasted import is_no_login, refusal
+from .ssh_options import refuse_beside
+from .what_was_pasted import PROMPT_OF_A_MACHINE, is_a_tools_own, is_no_login, refusal
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
 BLOCK = re.compile(r"(?im)^[ \t]*Host[ \t]+([^:\n]+)$")
 """The names of a block of ~/.ssh/config."""
-LONGEST, LONGEST_LINE = 10_000, 400
+LONGEST = 10_000
 SSH = re.compile(r"(?i)(?<![A-Za-z0-9_.@-])ssh(?:\.exe)?(?:[\"']?(?=\s|$)|(?=-[plioJ][ ]?\S))")
 PATH_OF_SSH = re.compile(r"[\"'`]?(?:[A-Za-z]:|\.|/|~|\\)[^\n\"'`|;&]*[\\/]$")
 ADDRESS = re.compile(r"(?i)\b(?:ssh|sftp|scp)://[^\s\"'<>|`]+")
@@ -46,6 +49,10 @@ PART = r"(?:[a-z]+\d{0,4}|\d{1,4})"
 ALIAS = re.compile(rf"{MACHINE_WORD}|(?={PART}(?:[-_]{PART}){{1,2}}$)(?:.*[-_])?{MACHINE_WORD}(?:[-_].*)?")
 """A word that alone is taken for an alias. Others could be a password; with `ssh` in front any name is one."""
 DOMAIN = re.compile(rf"(?i)(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?\.)+{TOP_LEVEL}")
+LABEL_IN_FRONT = re.compile(
+    rf"(?i)^(?:{PROMPT_OF_A_MACHINE}\s*|[^:@\s]{{1,20}}(?: [^:@\s]{{1,20}}){{0,3}}:\s+"
+    r"|(?:ssh|login|command|host|address|server):)(?=\S*@|-)"
+)
 LOGIN_NAME = re.compile(r"[a-z_][a-z0-9_.+%@-]*(?::\S*)?")
 
 
@@ -69,6 +76,7 @@ def read_login(text: str) -> Login:
         if refused:
             raise refused
         if found:
+            refuse_beside(told)
             return _the_one(found)
     raise refusal(whole, told)
 
@@ -113,7 +121,7 @@ def _by_command_or_address(text: str) -> list[Login]:
     commands = list(_commands(text))
     said = {word for command in commands for word in command.words}
     bare = [Command([_unhexed(found.group(1))]) for found in VS_CODE.finditer(text)]
-    bare += [Command([found.group()]) for found in ADDRESS.finditer(text) if found.group() not in said]
+    bare += [_of_address(found, text) for found in ADDRESS.finditer(text) if found.group() not in said and not _is_labelled(found, text)]
     found, refused = [], []
     for command in [*bare, *commands]:
         one, error = _read(read_command, command)
@@ -123,6 +131,18 @@ def _by_command_or_address(text: str) -> list[Login]:
     if meant:
         raise meant[0]
     return found
+
+
+def _is_labelled(found: re.Match[str], text: str) -> bool:
+    """Whether an address stands behind a label for the machine, and user and port behind labels of their own."""
+    before = text[: found.start()].rpartition("\n")[2]
+    return "@" not in found.group() and before.rstrip().endswith((":", "=")) and bool(labelled_logins(text))
+
+
+def _of_address(found: re.Match[str], text: str) -> Command:
+    """An ssh:// address, with the options behind it."""
+    rest = text[found.end() : found.end() + LONGEST_LINE].split("\n")[0]
+    return Command([found.group(), *(split(rest).words if re.match(r"\s+-(?:o|[plJi][\s\d/~.]|[46]\b)", rest) else [])])
 
 
 def _unhexed(name: str) -> str:
@@ -139,15 +159,26 @@ def _unhexed(name: str) -> str:
 
 def _commands(text: str) -> Iterator[Command]:
     """What stands behind each `ssh`, as far as it is a command."""
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        line = _unwrapped(line, lines[number + 1 : number + 2])
-        cells = line.split("|") if line.startswith("|") or line.count("|") > 1 else [line]
-        for cell in cells:
-            yield from _commands_of(cell, lines[number + 1 : number + 2])
+    for line in joined(text.split("\n"), _whole, lambda line: bool(SSH.search(line))):
+        table = line.startswith("|") or (line.count("|") > 1 and "||" not in line)
+        for cell in line.split("|") if table else [line]:
+            yield from _commands_of(cell)
 
 
-def _commands_of(line: str, following: list[str]) -> Iterator[Command]:
+def _whole(line: str) -> Login | None:
+    """The login of the command in `line`, if the line names the machine to its end."""
+    found = SSH.search(line)
+    rest = line[found.end() :] if found else ""
+    if found and found.group()[-1] not in "\"'":
+        rest, _ = _inside(line[: found.start()], rest)
+    login, _ = _read(lambda words: read_command(split(words)), rest)
+    if not login or login.user or not rest.lstrip().startswith("-"):
+        return login
+    ends = re.search(rf"{re.escape(login.host)}(?::\d+)?(?:\s+-[A-Za-z46]\S*(?:\s+[^\s-]\S*)?)*\s*$", rest)
+    return login if ends and _is_machine(login.host) else None
+
+
+def _commands_of(line: str) -> Iterator[Command]:
     while found := SSH.search(line):
         before, rest = line[: found.start()], line[found.end() :]
         rest, behind = _inside(before, rest) if found.group()[-1] not in "\"'" else (rest, "")
@@ -156,8 +187,6 @@ def _commands_of(line: str, following: list[str]) -> Iterator[Command]:
         line = command.another or (f"{command.behind} {behind}" if SSH.search(command.behind) else behind)
         if command.another or re.match(r"[;&|<>\s]*ssh\s", command.behind):
             command = Command([word for word in command.words if not word.endswith(":")])
-        if following and not any(map(_names_a_machine, command.words)) and not SSH.search(following[0]):
-            command = _continued(command, following[0])
         if _is_command(command.words, before, found.group()):
             yield command
 
@@ -181,24 +210,6 @@ def _inside(before: str, rest: str) -> tuple[str, str]:
     return (inside.replace('\\"', '"') if quote == '"' else inside), behind
 
 
-def _unwrapped(line: str, following: list[str]) -> str:
-    """`line` with the rest of a machine's name that a narrow window put on the next one."""
-    if not following or not SSH.search(line) or not re.search(r"@[\w-]+(?:\.[\w-]+)*\.?$", line):
-        return line
-    if re.search(rf"(?i)\.{TOP_LEVEL}$", line) or re.search(r"@\d+\.\d+\.\d+\.\d+$", line):
-        return line
-    rest = re.match(
-        rf"(?:[a-z0-9-]+\.)*{TOP_LEVEL}(?=$|\s+-)" if line.endswith(".") else rf"\.?(?:[a-z0-9-]+\.)+{TOP_LEVEL}(?=$|\s+-)", following[0]
-    )
-    return line + following[0] if rest else line
-
-
-def _continued(command: Command, line: str) -> Command:
-    """`command` with the words of the next line, where it names no machine itself and they do."""
-    words = split(line).words if re.match(r"(?:-[A-Za-z46]|\S+@)", line) else []
-    return Command([*command.words, *words]) if any("@" in word for word in words) else command
-
-
 def _names_a_machine(word: str) -> bool:
     return not word.startswith("-") and ("@" in word or _is_machine(word))
 
@@ -211,6 +222,8 @@ def _is_machine(word: str) -> bool:
 
 def _is_command(words: list[str], before: str, called: str) -> bool:
     """Whether `ssh` was meant as a command: it has options or a login behind it, or it stands alone before one name."""
+    if is_a_tools_own(before):
+        return False
     if re.search(r"(?i)\b(?:gcloud|az|aws|vagrant|kubectl|heroku|fly|flyctl|gh|eb|brev|docker-machine)\b", before):
         return False
     if any("@" in word or word.startswith("ssh://") or re.match(r"-[A-Za-z46]", word) for word in words) or any(
@@ -225,15 +238,15 @@ def _is_command(words: list[str], before: str, called: str) -> bool:
 def _by_line(text: str) -> list[Login]:
     """Logins without `ssh` in front: user@machine, with options or not."""
     text = re.sub(r"(?i)\b(?!ssh:)[a-z][a-z0-9+.-]*://\S+", " ", text)
-    lines = [re.sub(r"^[^:@\s]{1,20}(?: [^:@\s]{1,20}){0,3}:\s*(?=\S*@|-)", "", line) for line in text.split("\n")]
     found = []
-    for line in lines:
+    for line in (LABEL_IN_FRONT.sub("", line) for line in text.split("\n")):
         command = split(line) if "@" in line and not is_no_login(line) else Command()
-        start = next((i for i, word in enumerate(command.words) if "@" in word or re.match(r"-[A-Za-z46]", word)), 0)
+        start = next((i for i, word in enumerate(command.words) if re.match(r"-[A-Za-z46]|[^@]+@", word)), 0)
         options = any(re.match(r"-[plioJ]", word) for word in command.words[start:])
-        place = next((word for word in command.words[start:] if "@" in word), "")
+        place = next((word for word in command.words[start:] if "@" in word[1:]), "")
         if _is_plain_login(place, options):
-            found.append(read_command(Command(command.words[start:], command.behind)))
+            told = read_command(Command(command.words[start:], command.behind))
+            found.append(told if told.port else replace(told, port=port_in(" ".join(command.words[:start]))))
     return found
 
 
@@ -252,7 +265,7 @@ def _by_word(text: str) -> list[Login]:
         return []
     line = re.sub(r"(?<=\S)[,;][ ]?(?=\S)", " ", line)
     found = re.fullmatch(
-        r"(\S{1,300}?)(?:(?:[\s:=]+(?:-p|[Pp]ort|端口)?|端口)[\s:=]*(\d{2,5}))?(?:\s+(root|ubuntu|admin|[a-z]+-user)(?:[\s/:]+\S+)?)?[\s,;.。]*",
+        r"(\S{1,300}?)(?:(?:[\s:=]+(?:-p|[Pp]ort|端口)?|端口)[\s:=]*(\d{2,5}))?(?:\s+(root|ubuntu|admin|[a-z]+-user|[a-z][a-z0-9_-]*(?=/\S))(?:[\s/:]+\S+)?)?[\s,;.。]*",
         line,
     )
     if not found or not (NAME.fullmatch(found.group(1)) or is_address(found.group(1).strip("[]")) or _is_machine(found.group(1))):

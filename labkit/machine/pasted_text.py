@@ -14,6 +14,8 @@ import termios
 import unicodedata
 from urllib.parse import unquote
 
+from .login_parts import TOP_LEVEL
+
 TERMINAL = re.compile(r"(?:\x1b|\^\[)\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x9b[0-9;?]*[@-~]")
 LOOKALIKES = str.maketrans({
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u2e3a\u2e3b\ufe58\ufe63\uff0d\u02d7", "-"),
@@ -32,20 +34,40 @@ TAGS = (
     (re.compile(r"<(?:mailto:|https?://)[^|<>\s]{1,500}\|([^<>\n]{1,300})>"), r"\1"),
     (re.compile(r"<(?:mailto:)?([\w.+%-]{1,64}@[^<>\s]{1,255})>"), r"\1"),
     (re.compile(r"(?i)\bmailto:|(?<=@)https?://"), ""),
+    (re.compile(r"(?i)<(host|hostname|port|user|username)>([^<>\n]{0,300})</\1>"), r"\1: \2" + "\n"),
     (re.compile(r"\*\*+"), " "),
 )
+NAME_IN_PIECES = re.compile(rf"(?<=@)(?:[\w-]{{1,63}}\\?\.[ ]?){{1,6}}{TOP_LEVEL}\b|(?<=@)(?:\d{{1,3}}\\?\.[ ]?){{3}}\d{{1,3}}\b")
+"""A machine's name with what translators and Markdown put into it: blanks behind the dots, backslashes before them."""
 BULLET = r"[-*+][ \t]+|[\u2022\u00b7\u25aa\u25ba\u25cf\u25cb\u2192][ \t]*|\(?\d{1,2}[.)\u3001](?:[ \t]+|(?=[^\d\s]))"
+LIST = re.compile(r"\[\s*([\"'])ssh(?:\.exe)?\1(?:\s*,\s*(?:\"[^\"\n]*\"|'[^'\n]*'))+\s*,?\s*\]")
+"""A command as programs hold it, word by word."""
 LINES = (
+    (re.compile(r"((?:[A-Za-z]:|[~.])\\[^\s\"']*\\)[ \t]*\n[ \t]*(?=[\w.])"), r"\1"),
+    (re.compile(r"(?<=\w)@[ \t]*\n[ \t]*(?=[\w-]+\.[\w-])"), "@"),
+    (re.compile(r"(?m)(?<![^\s\"'])([*_~]{1,2})(?=\S)((?i:ssh)[ \t][^*\n]*?\S)\1(?=$|[\s.,;:])"), r"\2"),
+    (re.compile(rf"(\.{TOP_LEVEL}|@\d+\.\d+\.\d+\.\d+)(?=(?:ssh|SSH)[ \t]+(?:-|\S+@)|(?:Password|Passwd|Pass|Port)\b)"), r"\1" + "\n"),
+    (
+        re.compile(r"(?i)\bautossh(?:\.exe)?((?:[ \t]+-[A-Za-z]+)*?)[ \t]+-M[ \t]*\d+(?::\d+)?(?=\s)|\bautossh(?:\.exe)?(?=[ \t]+[-\w])"),
+        r"ssh\1",
+    ),
+    (re.compile(r"[ \t]+(?:(?:[0-2]|&)?>{1,2}[ \t]*(?:/dev/null|NUL|\$null)|2>&1|<[ \t]*/dev/null)(?=\s|$)"), " "),
+    (re.compile(r"((?:\d{1,3}\.){3}\d{1,3})[ \t]?\((?:公网?|外网?|弹性[^()\n]{0,8}|public|EIP)\)"), r"\1 "),
+    (re.compile(r"(?:\d{1,3}\.){3}\d{1,3}[ \t]?\((?:私[有网]?|内网?|private|internal)\)"), " "),
     (re.compile(r"(?m)^[ \t]*(?:```|~~~)[ \t]*[\w+-]*[ \t]*$"), ""),
     (re.compile(r"```+(?:[ \t]*(?:bash|shell|sh|console|text|powershell)\b)?"), "`"),
     (re.compile(r"[ \t]+[\\^`][ \t]*\n[ \t]*|\\[ \t]*\n[ \t]*"), " "),
     (re.compile(r"(?m)^[ \t]*>{1,3}[ \t]"), ""),
-    (re.compile(rf"(?m)^[ \t]*(?:{BULLET})(?=\S)"), ""),
+    (re.compile(rf"(?m)(?<!\w-\n)^[ \t]*(?:{BULLET})(?=\S)"), ""),
+    (re.compile(r"(账号|账户|用户名?)[ \t]?[/和及]?[ \t]?密码[ \t]*:?[ \t]*([\w.-]{1,64})[ \t]?/[ \t]?\S+"), r"\1: \2 "),
     (re.compile(r"(?<=[\w.])[,;\u3001][ \t]*(?=(?i:ssh)(?:\.exe)?[ \t])"), "\n"),
     (re.compile(r"(?<=[ \t])-[ \t]+(?=[plioJ][ \t]+\S)"), "-"),
     (re.compile(r"(?<=[\u2e80-\u9fff]):(?=\S)"), ": "),
     (re.compile(r"(?<=[A-Za-z0-9_-])\u3002(?=[A-Za-z0-9_-])"), "."),
-    (re.compile(r"(?<=[A-Za-z0-9_])[ \t]+@[ \t]*(?=[\w-]+\.[\w-])|(?<=[A-Za-z0-9_])@[ \t]+(?=[\w-]+\.[\w-])"), "@"),
+    (re.compile(r"(?<![\w.-])(?=[\w.-]{0,63}[A-Za-z_])([\w.-]{1,64})[ \t]+@[ \t]*(?=[\w-]+\.[\w-])"), r"\1@"),
+    (re.compile(r"(?<=[A-Za-z0-9_])@[ \t]+(?=[\w-]+\.[\w-])"), "@"),
+    (NAME_IN_PIECES, lambda found: re.sub(r"[ \\]", "", found.group())),
+    (re.compile(r"(?m)(^|[ \t])p(?=[ \t]+\d{2,5}[ \t])"), r"\1-p"),
     (re.compile(r"(@[\w.-]{1,253})[ \t]*:[ \t]+(?=\d{2,5}\b)"), r"\1:"),
 )
 NOTE = r"(?:[ \t]?\([^()\n]{0,20}\))?[\"']?"
@@ -56,7 +78,8 @@ PASSWORD = re.compile(
     r"|(?:pass|pwd|pw|secret|token)[\"']?[ \t]*[:=|])[ \t]*"
 )
 GOES_ON = re.compile(
-    r"(?i)(?<![A-Za-z0-9_.@-])ssh(?:\.exe)?[ \t]+(?:-|\S+@)|(?:主机|地址|端口|用户|账号|登录|指令|命令)[^\s:=]{0,4}[ \t]*[:= ]"
+    r"(?i)(?<![A-Za-z0-9_.@-])ssh(?:\.exe)?[ \t]+(?:-|\S+@)|\bIP[ \t]+(?=\d+\.)"
+    r"|(?:主机|地址|端口|用户|账号|帐号|账户|登录|指令|命令|域名|[公外]网)[^\s:=]{0,4}[ \t]*(?:[:= ]|(?<=[^\x00-\x7f])(?=[A-Za-z0-9]))"
     r"|[\"']?\b(?:(?:ssh|proxy|public)[_ ]?)?(?:host|hostname|port|user|username|ip|command|login)[\"']?[ \t]*[:=]"
 )
 """Where something else begins behind a password on the same line."""
@@ -79,6 +102,7 @@ def clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(LOOKALIKES)).translate(LOOKALIKES)
     lines = ("".join(map(_visible, line)) for line in text.splitlines())
     text = re.sub(r"[ \t]{4,}", "   ", "\n".join(lines))
+    text = LIST.sub(lambda found: re.sub(r"(?<=[\"'])\s*,\s*(?=[\"'])", " ", found.group()).strip("[], \n"), text)
     for pattern, instead in TAGS + LINES:
         text = pattern.sub(instead, text)
     return "\n".join(line for line in map(str.strip, text.split("\n")) if line)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ..common.errors import SettingError
 from .key_paths import HOME
-from .login_parts import COPY_AGAIN, EXAMPLE, Login, read_place
+from .login_parts import COPY_AGAIN, EXAMPLE, TOP_LEVEL, Login, read_place
 from .ssh_options import SWITCHES, WITH_VALUE, LoginSettings
 
 WINDOWS = re.compile(r"[A-Za-z]:\\|\.{1,2}\\|\\\\\w|~\\|%\w+%|\$\{?env:|\$HOME\\", re.IGNORECASE)
@@ -21,10 +21,12 @@ ENDS = ";|&<>"
 """What ends a command in every shell."""
 SENTENCE = (
     "a after and as at before by for from here if in into is now on or please port that the then to use using via we when where which "
-    "with you your"
+    "with you your copy copied launch connect"
 )
 PROSE = frozenset(SENTENCE.split())
+PASSWORD_NAMES = ("pw", "pwd", "pass", "passwd", "mm")
 PASSWORD_LIKE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])\S{8,64}|(?=.*[A-Z])(?=.*[a-z])\S{8,64}|\S*[!@#$%^*+=?]\S*|\d{6,}")
+LOGIN_LIKE = re.compile(rf"(?i)[\w.+-]+@(?:(?:[\w-]+\.)+{TOP_LEVEL}|(?:\d{{1,3}}\.){{3}}\d{{1,3}})(?::\d+)?")
 PORT_BEHIND = re.compile(r"(?i)(?:(?<![\w-])-p|\bport|端\s?口)(?:\s|[:=#]|号|是|为|is\b)*(\d{1,5})(?!\d)")
 
 
@@ -101,7 +103,11 @@ def read_command(command: Command) -> Login:
     host, user, port = read_place(place)
     if port and settings.port and port != settings.port:
         raise SettingError("The login line names two ports.", f"Keep the right one: {EXAMPLE}")
-    told = _drop(rest, command.behind) or _port_in(place.lstrip(ASCII))
+    if user and settings.user and user != settings.user:
+        raise SettingError("The login line names two users.", f"Keep the right one: {EXAMPLE}")
+    if rest and command.words[-len(rest) - 1].endswith((".", "!")) and re.match(r"[A-Z][a-z]*\W*$", rest[0]):
+        rest = []
+    told = _drop(rest, command.behind) or port_in(place.lstrip(ASCII))
     return Login(settings.host or host, settings.user or user, settings.port or port or told, tuple(settings.kept))
 
 
@@ -144,27 +150,31 @@ def _drop(words: list[str], behind: str) -> int:
     """Drop what a sentence, a table or a password leaves behind the machine; the port, if it is told there, else 0. Refuses a command."""
     words, more = [word for word in words if word.strip()], behind.lstrip(ENDS).split()
     text = " ".join([*words, *more])
+    if re.match(r"[<>]\s*[\w./~$&(-]", behind) or (words and words[0].startswith("`") and len(text) > 1):
+        raise _too_much(1, " ".join(words))
     alone = words + more if len(words) + len(more) == 1 else []
     number = re.fullmatch(r"([0-9]{1,5})(?:[^\x00-\x7f].*|[,;.)]*)", alone[0]) if alone else None
     if number:
         return int(number.group(1)) if 1 <= int(number.group(1)) <= 65535 else 0
-    for tail in (words, more):
-        if tail and not _is_no_command(tail[0], bool(alone)):
-            raise _too_much(len(words) + 1, text)
-    return _port_in(text)
+    if words and not _is_no_command(words[0], bool(alone)) and not (len(words) == 2 and words[0].lower() in PASSWORD_NAMES):
+        raise _too_much(len(words) + 1, text)
+    if more and not _is_no_command(more[0], bool(alone)):
+        raise _too_much(1, " ".join(words))
+    return port_in(text)
 
 
-def _port_in(text: str) -> int:
+def port_in(text: str) -> int:
+    """The port that `text` tells beside the machine, 0 if none."""
     told = PORT_BEHIND.search(text)
     return int(told.group(1)) if told and 1 <= int(told.group(1)) <= 65535 else 0
 
 
 def _is_no_command(word: str, alone: bool) -> bool:
-    foreign_or_sign = not word[0].isascii() or (word[0] in "#(,|/=*.:?![{}])\"'`" and not re.match(r"[./]+\w", word))
+    foreign_or_sign = not word[0].isascii() or (word[0] in "#(,|/=*.:?![{}])\"'`" and not re.match(r"[./`]+\w", word))
     return (
         foreign_or_sign
         or word.strip("\"'`.,:;)").lower() in PROSE
-        or (alone and bool(PASSWORD_LIKE.fullmatch(word)) and word[0] not in "$`")
+        or (alone and bool(PASSWORD_LIKE.fullmatch(word)) and word[0] not in "$`" and not LOGIN_LIKE.fullmatch(word))
     )
 
 

@@ -13,30 +13,38 @@ from .ssh_options import NAMES, LoginSettings
 
 LABELS = {
     "host": (
-        "host, host[ _]?name, ssh[ _]?host, ssh[ _]?addr(?:ess)?, proxy[ _]?host, server, server address, address, host address, "
-        "remote host, ip, ipv4, ip address, public[ _]?ip(?:v4)?, public ip(?:v4)? address, external ip(?: address)?, "
-        "主机, 主机名, 主机名称, 主机地址, 主机IP, 地址, 服务器, 服务器地址, 服务器IP, 连接地址, 登录地址, SSH地址, 公网IP, "
-        "公网地址, 外网IP, 外网地址, 弹性公网IP, IP地址, 域名"
+        "host, host[ _]?name, machine, ssh[ _]?host, ssh[ _]?addr(?:ess)?, proxy[ _]?host, server, server address, address, host address, "
+        "remote host, ip, ipv4, ip[ _]?address, public[ _]?ip(?:v4)?, public ip(?:v4)? address, external ip(?: address)?, "
+        "主机, 主机名, 主机名称, 主机地址, 主机[ ]?IP, 地址, 服务器, 服务器地址, 服务器[ ]?IP, 连接地址, 登录地址, "
+        "SSH(?:主机|地址|服务器|[ ]?IP), "
+        "(?:弹性)?[公外]网[ ]?IP, (?:弹性)?[公外]网[ ]?(?:IP[ ]?)?地址, IP[ ]?地址, 域名"
     ),
-    "port": "port, ssh[ _]?port, port[ _]?number, 端口, 端口号, SSH端口, SSH端口号, 外网端口, 登录端口",
+    "port": "port, ssh[ _]?port, (?:public|external)[ _]?port, port[ _]?number, 端口, 端口号, SSH端口, SSH端口号, [公外]网端口, 登录端口",
     "user": (
-        "user, user[ _]?name, ssh[ _]?user, login, login name, account, 用户, 用户名, 用户名称, 账号, 帐号, 账户, 登录名, 登录用户, "
-        "登录账号, 登录用户名"
+        "user, (?:specify )?user[ _]?name, ssh[ _]?user, login, login name, account, 用户, 用户名, 用户名称, 账号, 帐号, 账户, 登录名, "
+        "登录用户, 登录账号, 登录用户名, SSH(?:用户名?|账号)"
     ),
-    "key": "identity[ _]?file, key[ _]?file, private key, private key file, ssh key, 密钥文件, 私钥, 私钥文件, 密钥",
+    "key": "identity[ _]?file, key[ _]?file, private[ _]key, private[ _]key[ _]file, ssh key, 密钥文件, 私钥, 私钥文件, 密钥",
 }
 """What is called so by consoles and programs; regular expressions, of which the longest is tried first."""
 LABEL = "|".join(f"(?P<{kind}>{'|'.join(sorted(names.split(', '), key=len, reverse=True))})" for kind, names in LABELS.items())
+LABEL_WORD = re.sub(r"\?P<\w+>", "?:", LABEL)
+KNOWN_USER = r"(?:root|ubuntu|debian|admin|administrator|[a-z]+-user)"
 VALUE = r"\"(?P<two>[^\"\n]*)\"|'(?P<one>[^'\n]*)'|(?P<bare>[^\s,;\"'|{}]+)"
 FIELD = re.compile(
     rf"(?i)(?<![\w.@/\\-])[\"'*]?(?:{LABEL})(?:[ \t]?\([^()\n]{{0,20}}\))?[\"'*]?"
-    rf"(?:[ \t]*[:=][ \t]*|(?<=[^\x00-\x7f])[ \t]*(?:是|为)?[ \t]*(?=[A-Za-z0-9~\[]))(?:{VALUE})"
+    rf"(?:[ \t]*[:=][ \t]*|(?<=[^\x00-\x7f])[ \t]*(?:是|为)?[ \t]*(?=[A-Za-z0-9~\[])(?!(?:{LABEL_WORD})(?![\w.-]))"
+    rf"|[ \t]*(?:是|为|is[ ])?[ \t]*(?=(?:\d{{1,3}}\.){{3}}\d)|(?<=port)(?:[ \t]+is)?[ \t]+(?=\d{{2,5}}\b)"
+    rf"|(?<=(?:user|name|ogin))(?:[ \t]+is[ \t]+(?=[a-z_][\w-]*(?:[,;.\s]|$))|[ \t]+(?={KNOWN_USER}(?![\w.-]))))(?:{VALUE})"
 )
-ROW = re.compile(rf"(?i)\|?[ \t]*(?:{LABEL})[ \t]*(?:\||\t|[ ]{{2,}}|[ ](?=\S+$))[ \t]*(?P<bare>[^\s|]+)[ \t]*\|?")
+ROW = re.compile(
+    rf"(?i)\|?[ \t]*(?:{LABEL})[ \t]*\*?[ \t]*(?:\||\t|[ ]{{2,}}|[ ](?=\S+$))[ \t]*"
+    rf"(?!(?:{LABEL_WORD})[ \t]*(?:[:=]|$))(?P<bare>[^\s|]+)[ \t]*\|?"
+)
 ALONE = re.compile(rf"(?im)^[ \t]*(?P<label>{LABEL})[ \t]*:?[ \t]*\n(?!.*:)")
 """A label that has a line to itself, as pages give it; its value stands on the next one."""
-CELL = re.compile(rf"(?i)[ \t]*(?:{LABEL})[ \t]*")
-PRIVATE = re.compile(r"(?i)(?:内网|私网|private|internal)[ _]?(?:ip|地址|IP地址|ip address)?")
+CELL = re.compile(rf"(?i)[ \t]*(?:{LABEL})[ \t]*(?:\([^()\n]{{0,20}}\)|\*)?[ \t]*")
+PRIVATE = re.compile(r"(?i)(?:内网|私网|私有|private|internal)[ _]?(?!key|[ _]key)(?:ip|地址|IP地址|ip address)?")
 KEYWORD = re.compile(r"(?i)^[ \t]*([A-Za-z0-9]+)(?:[ \t]*=[ \t]*|[ \t]+)(\"[^\"\n]*\"|\S.*)$")
 WORDS = re.compile(
     rf"(?i)(?:^|(?<=\s))({'|'.join(sorted(NAMES.values(), key=len, reverse=True))})(?:[ \t]*=[ \t]*|[ \t]+)(\"[^\"\n]*\"|\S+)"
@@ -76,7 +84,7 @@ def _block(alias: str, rows: list[tuple[str, str]]) -> Login:
 
 def labelled_logins(text: str) -> list[Login]:
     """The machines whose parts stand behind labels. A machine named anew begins the next login."""
-    parts = _parts(ALONE.sub(r"\g<label>: ", PRIVATE.sub("private", text)))
+    parts = _parts(ALONE.sub(r"\g<label>: ", PRIVATE.sub("private", re.sub(r"\bansible_(?:ssh_)?", "", text))))
     found: list[dict[str, str]] = [{}]
     for kind, value in parts:
         if kind in found[-1] and "host" in found[-1] and (kind == "host" or found[-1][kind] != value):

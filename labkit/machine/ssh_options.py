@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..common.errors import SettingError
 from .key_paths import read_path
-from .login_parts import read_host, read_place, read_port, read_user
+from .login_parts import EXAMPLE, read_host, read_place, read_port, read_user
 
 SWITCHES = frozenset("246AaCfGgKkMNnqsTtVvXxYy")
 """Options without a value. None but 4 and 6 changes where a tunnel leads; the others are left out, -A too: it lends keys."""
@@ -44,7 +44,7 @@ WORDS = (
 )
 NAMES = {name.lower(): name for name in WORDS.split()}
 """Every name that ssh has or had for a setting, by its lower case."""
-YES_NO, NUMBER, TIME = r"(?i:yes|no|true|false)", r"\d{1,4}", r"\d{1,6}[smhdwSMHDW]?"
+YES_NO, NUMBER, TIME = r"(?i:yes|no|true|false)", r"\d{1,7}", r"\d{1,6}[smhdwSMHDW]?"
 ALGORITHMS = r"[+^-]?[A-Za-z0-9@.*_-]+(?:,[A-Za-z0-9@.*_-]+)*"
 SWITCHED = (
     "BatchMode ChallengeResponseAuthentication CheckHostIP GSSAPIAuthentication HashKnownHosts HostbasedAuthentication IdentitiesOnly "
@@ -95,7 +95,7 @@ class LoginSettings:
             self.take(*_name_and_value(value))
         elif letter in LETTERS:
             self.take(LETTERS[letter], value)
-        elif letter in WITH_VALUE:
+        elif letter in WITH_VALUE and (letter not in "Se" or value != "none"):
             meaning = f" ({MEANINGS[letter]})" if letter in MEANINGS else ""
             raise SettingError(f"The option -{letter}{meaning} is not for a login line.", ELSEWHERE)
 
@@ -105,7 +105,8 @@ class LoginSettings:
         if known == "Port":
             self.port = self.port or read_port(value)
         elif known == "User":
-            self.user = self.user or read_user(value)
+            user = read_user(value)
+            self.user = self.user or user
         elif known == "HostName":
             self.host = self.host or read_host(value)
         elif known == "IdentityFile":
@@ -118,6 +119,23 @@ class LoginSettings:
             self.kept += ["-o", f"{known}={_checked(known, value)}"]
         elif known not in LEFT_OUT:
             raise _refused(known)
+
+
+NAMED = re.compile(rf"(?im)(?:-o[ \t]*[\"']?[ \t]*|^[ \t]*\"?)({'|'.join(sorted(RUNS))})\b\"?(?=[ \t=])")
+ANOTHER = re.compile(
+    r"\$\([ \t]*ssh[ \t]|^[ \t]*(?:;|&&|\|\|)[ \t]*\w|^[ \t]*(?:sudo[ \t]+)?rm[ \t]+-|^\|[ \t]*(?:ba|z)?sh[ \t]*$"
+    r"|^[ \t]*\$\([^\n]*\)[ \t]*$|\b(?:curl|wget)\b[^\n]*\|[ \t]*(?:sudo[ \t]+)?(?:ba|z)?sh\b",
+    re.MULTILINE,
+)
+"""What runs beside the login, wherever it stands, and whatever was read."""
+
+
+def refuse_beside(text: str) -> None:
+    """Refuse a paste that names, anywhere in it, a setting that runs programs, or that brings a harmful command with the login."""
+    if named := NAMED.search(text):
+        raise _refused(NAMES[named.group(1).lower()])
+    if ANOTHER.search(text):
+        raise SettingError("Beside the login stands a second command.", f"Give only the login: {EXAMPLE}")
 
 
 def _refused(name: str) -> SettingError:

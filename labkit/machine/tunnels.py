@@ -108,7 +108,7 @@ class Tunnel:
     @property
     def config(self) -> str:
         """A block for ~/.ssh/config; afterwards `ssh -N ALIAS` is the whole command. For an alias these lines join its own."""
-        rows = [f"HostName {self.login.host}"] if self.login.host != self.alias else []
+        rows = [f"HostName {self.login.host.replace('%', '%%')}"] if self.login.host != self.alias else []
         rows += [f"User {self.login.user}"] if self.login.user else []
         rows += [f"Port {self.login.port}"] if self.login.port else []
         rows += _config_rows(self.login)
@@ -233,6 +233,6 @@ def _checks(local: int) -> str:
         f"curl -sS http://127.0.0.1:{local}/health                  (Windows: curl.exe -sS http://127.0.0.1:{local}/health)\n"
         '{"status":true} or no text    it works · 成功\n'
         "Connection refused           the tunnel is not open: look at its terminal · 隧道没开，看第一个终端\n"
-        'Empty reply, and "open failed: connect failed" in the terminal of the tunnel\n'
+        'Empty reply or Connection reset, and "open failed: connect failed" in the terminal of the tunnel\n'
         "                             nothing listens on the rented machine: ./lab ps there · 租的机器上没有服务"
     )

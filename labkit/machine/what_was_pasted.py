@@ -12,9 +12,10 @@ from .login_parts import COPY_AGAIN, EXAMPLE
 
 TOOLS = {
     r"(?:scp|rsync|sftp)": "a command that copies files",
+    r"(?:sshfs|sshfs-win)": "a command that mounts a folder",
     r"(?:putty|plink|pscp|kitty|winscp)(?:\.exe)?": "a command of PuTTY or WinSCP, whose options are not ssh's",
     r"ssh-(?:keygen|copy-id|add|agent|keyscan)": "a command that deals with keys",
-    r"(?:telnet|mosh|ftp|curl|wget|ping|nc|git)": "a command of another program",
+    r"(?:telnet|mosh|sshuttle|ftp|curl|wget|ping|nc|git)": "a command of another program",
     r"(?:gcloud|az|aws|vagrant|kubectl|heroku|fly|flyctl|gh|eb|brev|docker-machine|runpodctl|vastai)": "a command of a platform's program",
 }
 """How a line begins, and what it then is."""
@@ -24,7 +25,8 @@ PROMPT = (
 )
 ANSWERS = (
     r"(?i)permission denied|connection (?:refused|closed|reset|timed out)|'s password:|authenticity of host|host key|could not resolve|"
-    r"identification has changed|kex_exchange|channel \d+: open failed|cannot listen|no route to host|bad owner|@\S{1,255}'s(?:\s|$)"
+    r"identification has changed|kex_exchange|channel \d+: open failed|cannot listen|connection to \S+ closed|permanently added|"
+    r"no route to host|bad owner|@\S{1,255}'s(?:\s|$)"
 )
 MAIL = r"(?i)[\w.+-]{1,64}@(?:gmail|googlemail|outlook|hotmail|live|qq|163|126|foxmail|icloud|yahoo|proton|protonmail|sina)\.\w+"
 PUBLIC_KEY = r"(?:^|\s)(?:ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-\S+|sk-\S+) AAAA|-----BEGIN [A-Z0-9 ]*PUBLIC KEY"
@@ -32,6 +34,8 @@ PAGE = (
     r"(?i)(?:\b(?:https?|ftp|wss?|file)://|\bwww\.|[\w-]{1,63}\.[a-z]{2,}(?::\d+)?/\S)"
     r"|(?:localhost|[\w-]{1,63}\.[\w.-]{0,200}[a-z]{2}|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}):(?:80|443|6006|6008|8080|8443|8888)(?:/\S*)?(?:\s|$)"
 )
+FINGERPRINT = r"\b(?:SHA256:[\w+/]{3,}|MD5:(?:[0-9a-f]{2}:){3})"
+PROMPT_OF_A_MACHINE = r"(?:\([\w.-]+\)[ ]?)?[\w.-]+@[\w.-]+:[~/][^$#%>\n]{0,200}[$#%>]"
 KINDS = (
     (
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File",
@@ -42,14 +46,21 @@ KINDS = (
     (ANSWERS, "what ssh answered", "docs/troubleshooting.md explains such answers. Here belongs the line that was typed"),
     (PAGE, "a web address", "The page of JupyterLab is another way in. The login line begins with ssh"),
     (MAIL, "an e-mail address", "The login line looks like"),
-    (PROMPT + "$", "the prompt of a terminal", "The login line is what is typed behind it, on your own computer"),
+    (FINGERPRINT, "the fingerprint of a key", "It tells one machine, or one key, from another. The login line looks like"),
+    (PROMPT + "$|^" + PROMPT_OF_A_MACHINE, "the prompt of a terminal", "The login line is what is typed behind it, on your own computer"),
 )
 """Pattern, what the paste then is, what to do; the example follows."""
 
 
 def is_no_login(line: str) -> bool:
     """Whether a line with an @ in it is another program's command, an answer of ssh, a prompt or an e-mail address."""
-    return bool(tool_in(line) or re.search(ANSWERS, line) or re.fullmatch(PROMPT, line) or re.search(MAIL, line))
+    said = (ANSWERS, MAIL, PUBLIC_KEY, FINGERPRINT, "^" + PROMPT_OF_A_MACHINE)
+    return bool(tool_in(line) or re.fullmatch(PROMPT, line) or any(re.search(pattern, line) for pattern in said))
+
+
+def is_a_tools_own(before: str) -> bool:
+    """Whether the `ssh` behind `before` is the value of another program's option: rsync -e 'ssh -p 46457'."""
+    return bool(re.search(r"(?:\s-\w*e|\s--rsh|\s--ssh)[ \t]*=?[ \t]*[\"']?(?:\S*/)?$", before) and tool_in(before + "ssh"))
 
 
 def tool_in(line: str) -> str:

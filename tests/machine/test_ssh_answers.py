@@ -37,7 +37,17 @@ REAL = [
     (
         "channel 0: open failed: administratively prohibited: open failed\nstdio forwarding failed\n"
         "kex_exchange_identification: Connection closed by remote host",
-        ["ssh-forwarding-forbidden", "ssh-forwarding-forbidden", "ssh-closed-at-once"],
+        ["ssh-forwarding-forbidden", "ssh-jump-ends", "ssh-closed-at-once"],
+    ),
+    (
+        "channel 0: open failed: connect failed: Connection refused\nstdio forwarding failed\n"
+        "kex_exchange_identification: Connection closed by remote host",
+        ["ssh-jump-ends", "ssh-jump-ends", "ssh-closed-at-once"],
+    ),
+    ("channel 2: open failed: connect failed: Connection refused", ["ssh-nobody-there"]),
+    (
+        "No ED25519 host key is known for [h.example]:22 and you have requested strict checking.\nHost key verification failed.",
+        ["ssh-host-key-strict", "ssh-host-key-refused"],
     ),
     (
         "kex_exchange_identification: Connection closed by remote host\nConnection closed by 52.69.186.44 port 22",

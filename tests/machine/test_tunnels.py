@@ -140,3 +140,7 @@ def test_the_text_teaches_all_of_it() -> None:
 
 def test_ports_to_try_exist() -> None:
     assert local_ports(8080) == [8080, 18080, 28080] and local_ports(60000) == [60000, 50000, 40000]
+
+
+def test_the_zone_of_an_address_is_no_token_of_ssh_s_configuration() -> None:
+    assert "HostName fe80::1%%eth0\n" in tunnel("ssh -p 2222 root@fe80::1%eth0").config
