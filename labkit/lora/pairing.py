@@ -17,19 +17,18 @@ from ..models.tensor_numbers import same
 from .advice import FIXES, PEFT_CAN, SETTING_FIXES
 from .changes import Change, Pairing
 from .findings import LOOK, WRAPPED, Finding
-from .naming import Names
+from .naming import NUMBERED, Names
 
 TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 """Values of `model_type` whose layers are transformers' Conv1D, which keeps a weight as [in, out] (transformers 5.19)."""
 FLOATS = ("F32", "F16", "BF16")
-"""Types of a base that can be merged into."""
 ADAPTER_FLOATS = (*FLOATS, "F64", "F8_E4M3", "F8_E5M2")
-"""Types that PEFT reads an adapter from, into fp32."""
+"""Types of a base that can be merged into, and those that PEFT reads an adapter from, into fp32."""
 WHOLE_LIMIT = 96 * 2**20
 """Most elements of a tensor that has to be in memory whole: DoRA's norm along the other dimension (about 1 GiB in fp32)."""
 TIED_WITH = ("model.embed_tokens.weight", "transformer.wte.weight", "lm_head.weight")
 """Where the one tensor of embedding and head is stored, if not under the name that is asked for."""
-TIED_MODULES = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out", "word_embeddings", "tok_embeddings")
+TIED_MODULES = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out", "word_embeddings", "tok_embeddings", "shared")
 
 
 def pair(base: Weights, adapter: Adapter) -> Pairing:
@@ -213,7 +212,11 @@ class _Pairer:
         return self.base.config.get("model_type") in TRANSPOSED_MODELS or bool(self.adapter.config.get("fan_in_fan_out"))
 
     def _tied(self, name: str) -> bool:
-        return self.base.tied and name.split(".")[-2:][0] in TIED_MODULES
+        """Whether it is embedding or head of a base where these are one: by its name, or beside the layers with a row for each token."""
+        if not self.base.tied or name.split(".")[-2:][0] in TIED_MODULES:
+            return self.base.tied
+        own = None if NUMBERED.search(name) else self.names.find(name)
+        return own is not None and len(own.shape) == 2 and own.shape[0] == self.base.text_config.get("vocab_size")
 
     def _note(self, kind: str, what: str, breaks: str, where: str) -> None:
         self.wrong.setdefault((kind, what, breaks), []).append(where)

@@ -55,6 +55,19 @@ def test_tied_by_default_is_tied(tmp_path: Path, model_type: str, part: str) -> 
     assert not report.blocking(peft=True) if part == "whole" else report.blocking(peft=True)
 
 
+@pytest.mark.parametrize("name", ["shared", "transformer.tokens_embed", "backbone.embeddings"])
+@pytest.mark.parametrize("part", ["whole", "pair"])
+def test_an_embedding_by_another_name_is_tied_all_the_same(tmp_path: Path, name: str, part: str) -> None:
+    rows = {name if stem.startswith("model.embed") else stem: row for stem, row in headless().items()}
+    tensors = {f"{name}.weight" if stem == name else stem: row for stem, row in rows.items()}
+    base = write_base(tmp_path / "base", tensors, tie_word_embeddings=True)
+    lora = {f"{PREFIX}{name}.lora_embedding_A": ("F32", (4, 10)), f"{PREFIX}{name}.lora_embedding_B": ("F32", (8, 4))}
+    brought = pairs() | ({f"{PREFIX}{name}.weight": WHOLE} if part == "whole" else lora)
+    last = name.rpartition(".")[2]
+    adapter = write_adapter(tmp_path / "adapter", brought, modules_to_save=[last], target_modules=["q_proj", "down_proj", last])
+    assert found(check(base, adapter), "tied embeddings" if part == "whole" else "tied pair").severity == BLOCKS
+
+
 @pytest.mark.parametrize("ensured", [True, False])
 @pytest.mark.parametrize("both", [True, False])
 def test_one_tensor_that_stays_one_is_merged(tmp_path: Path, ensured: bool, both: bool) -> None:
