@@ -72,7 +72,7 @@ def test_a_folder_of_steps_names_the_last_one(tmp_path: Path) -> None:
     for step in (9, 10):
         (tmp_path / f"global_step_{step}" / "actor").mkdir(parents=True)
     with pytest.raises(SettingError) as caught:
-        detect(tmp_path)
+        verl_checkpoint.detect(tmp_path)
     assert str(tmp_path / "global_step_10" / "actor") in caught.value.fix
 
 
