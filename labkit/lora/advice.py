@@ -24,10 +24,12 @@ FIXES = {
     "tied pair": "train without lm_head and embed_tokens, or whole (modules_to_save). If changing both is what you want: "
     'labkit.lora.merge(..., method="peft", accept=["tied pair"]).',
     "tensor type": "Merge into the base in bf16, and quantise the result.",
+    "adapter type": "Save the adapter in fp32 or bf16.",
     "vocabulary": "Resize the base's embeddings to it first (transformers: resize_token_embeddings), or train without added tokens.",
     "lora_alpha": "Put the lora_alpha of the training into adapter_config.json (VERL's merger writes 0 when it does not find it).",
     "target modules": "Compare target_modules with the base's module names.",
-    "wrapped names": "Save from the model inside (accelerate: unwrap_model; torch.compile: model._orig_mod) if others are to read it.",
+    "wrapped names": "If others are to read it, save it with PEFT's save_pretrained, called on the model inside (accelerate: unwrap_model; "
+    "torch.compile: model._orig_mod).",
 }
 """Kind of finding -> what to do, beside PEFT where it can."""
 SETTING_FIXES = {
@@ -38,7 +40,8 @@ SETTING_FIXES = {
     "use_qalora": "run it with PEFT on the quantised base that it was trained on; it cannot be merged.",
     "megatron_config": "Have the training save it in Hugging Face's layout (megatron_config unset).",
     "init_lora_weights": "have it saved as a plain adapter: save_pretrained(..., path_initial_model_for_weight_conversion=...), which "
-    "PiSSA, OLoRA and CorDA can; for LoftQ take the base that its start saved.",
+    "PiSSA, OLoRA and CorDA can; or merge it into the base that its training saved at the start (PEFT: get_base_model().save_pretrained), "
+    "with init_lora_weights true in a copy of adapter_config.json.",
     "peft_type": "train a plain LoRA.",
 }
 """Setting of adapter_config.json that a merge refuses -> what to do, beside PEFT where it can."""

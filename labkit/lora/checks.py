@@ -19,7 +19,7 @@ from typing import Any
 from ..models.adapter import Adapter
 from ..models.headers import Weights
 from ..models.manifests import read as read_manifest
-from . import beside, companions, configs, numbers, patterns, quantised, residual
+from . import bases, beside, companions, configs, numbers, patterns, quantised, residual
 from .changes import Pairing
 from .findings import BLOCKS, LOOK, CheckReport, Finding, Serving
 from .pairing import pair
@@ -72,7 +72,17 @@ def look(
     if quantisation:
         tensors = [finding for finding in tensors if finding.kind not in PACKED]
     own = [*numbers.findings(adapter), *residual.findings(adapter, pairing.changes), *beside.findings(adapter)]
-    found = [*quantisation, *own, *tensors, *configs.findings(base, adapter, both.trained, _names(base)), *companions.findings(base)]
+    around = list(bases.findings(base, adapter))
+    if any(finding.kind == "base names" for finding in around):
+        tensors = [finding for finding in tensors if finding.kind not in bases.BY_NAMES]
+    found = [
+        *quantisation,
+        *around,
+        *own,
+        *tensors,
+        *configs.findings(base, adapter, both.trained, _names(base)),
+        *companions.findings(base),
+    ]
     found += [finding for rule in RULES for finding in rule(both)]
     engines = serving(adapter, _against(found))
     found += _serving(adapter, engines, engine, max_lora_rank, _instead(found))

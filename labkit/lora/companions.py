@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..models.adapter_folders import CONFIG
 from ..models.headers import INDEX, Weights
 from .findings import LOOK, Finding
 
 RECORD, JOURNAL = "labkit-merge.json", "labkit-merge.partial.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
-LEFT_BEHIND = (RECORD, JOURNAL, "labkit.manifest.json", "README.md", "loss.json", "training.json")
-"""Files of the base that say of themselves what the merged folder is not."""
+LEFT_BEHIND = (RECORD, JOURNAL, "labkit.manifest.json", "README.md", "loss.json", "training.json", CONFIG)
+"""Files of the base that say of themselves what the merged folder is not; with adapter_config.json transformers looks for an adapter."""
 LOOKED_FOR = ("additional_chat_templates", "custom_generate")
 """Folders that transformers reads by their names (5.19.0)."""
 

@@ -18,6 +18,9 @@ from ..models.class_defaults import SIZES
 from ..models.headers import Weights
 from .findings import LOOK, Finding
 
+LENGTH_IS_A_LIMIT = ("default", "linear")
+"""Kinds of RoPE whose angles do not depend on max_position_embeddings."""
+
 
 def findings(base: Weights, adapter: Adapter, trained: Mapping[str, Any], names: Iterable[str]) -> Iterator[Finding]:
     """`trained` is the config beside the adapter, {} where there is none; `names` are those that the base goes by."""
@@ -57,7 +60,10 @@ def _same_rope(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[F
         for name in names
         if base.get(name) != trained.get(name) and not (name in unknown and None in (base.get(name), trained.get(name)))
     ]
-    if differ:
+    if [text.partition(" ")[0] for text in differ] == ["max_position_embeddings"] and base["rope_type"] in LENGTH_IS_A_LIMIT:
+        what, fix = f"the longest prompt differs: {differ[0]}", "Nothing, unless longer prompts than either are to be answered."
+        yield Finding("rope", what, "config.json of both", "Engines cut off at the base's; positions are the same.", fix, LOOK)
+    elif differ:
         yield Finding(
             "rope",
             f"RoPE differs: {'; '.join(differ)}",

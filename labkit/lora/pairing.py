@@ -11,22 +11,24 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..models.adapter import PEFT_MERGES, PROMPTS, Adapter
-from ..models.adapter_keys import Key, take_apart
+from ..models.adapter_keys import PREFIX, Key, take_apart
 from ..models.headers import Tensor, Weights
 from ..models.tensor_numbers import same
 from .advice import FIXES, PEFT_CAN, SETTING_FIXES
 from .changes import Change, Pairing
 from .findings import LOOK, WRAPPED, Finding
-from .naming import Names
+from .naming import NUMBERED, Names
 
 TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 """Values of `model_type` whose layers are transformers' Conv1D, which keeps a weight as [in, out] (transformers 5.19)."""
 FLOATS = ("F32", "F16", "BF16")
+ADAPTER_FLOATS = (*FLOATS, "F64", "F8_E4M3", "F8_E5M2")
+"""Types of a base that can be merged into, and those that PEFT reads an adapter from, into fp32."""
 WHOLE_LIMIT = 96 * 2**20
 """Most elements of a tensor that has to be in memory whole: DoRA's norm along the other dimension (about 1 GiB in fp32)."""
 TIED_WITH = ("model.embed_tokens.weight", "transformer.wte.weight", "lm_head.weight")
 """Where the one tensor of embedding and head is stored, if not under the name that is asked for."""
-TIED_MODULES = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out", "word_embeddings", "tok_embeddings")
+TIED_MODULES = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out", "word_embeddings", "tok_embeddings", "shared")
 
 
 def pair(base: Weights, adapter: Adapter) -> Pairing:
@@ -106,8 +108,10 @@ class _Pairer:
                 self._note_unknown(name)
             elif own.shape != tensor.shape:
                 self._note_shape(name, own, tensor.shape)
-            elif own.dtype not in FLOATS or tensor.dtype not in FLOATS:
-                self._note_type(own if own.dtype not in FLOATS else tensor)
+            elif own.dtype not in FLOATS:
+                self._note_type(own)
+            elif tensor.dtype not in ADAPTER_FLOATS:
+                self._note_adapter_type(tensor)
             else:
                 starts[own.name] = tensor
         return starts
@@ -130,7 +134,7 @@ class _Pairer:
         if a is None or b is None:
             self._note("half a pair", "modules have only one of lora_A and lora_B", "Half an adapter adds nothing.", module)
         elif self._tied(f"{module}.weight"):
-            what = "input embedding and output head are one tensor in this base, and the adapter has a LoRA for one of them"
+            what = "input embedding and output head are one tensor in this base, and the adapter has a LoRA for one of them, or for both"
             self._note(
                 "tied pair", what, "Added to the one tensor it changes both, with PEFT as well; beside the base it does not.", module
             )
@@ -161,8 +165,8 @@ class _Pairer:
         shapes = {delta[::-1]} if embedding else {delta, delta[::-1]} if self._may_be_transposed(target) else {delta}
         if target.dtype not in FLOATS:
             self._note_type(target)
-        elif not {a.dtype, b.dtype} <= set(FLOATS):
-            self._note_type(a if a.dtype not in FLOATS else b)
+        elif other := next((tensor for tensor in (a, b) if tensor.dtype not in ADAPTER_FLOATS), None):
+            self._note_adapter_type(other)
         elif len(target.shape) != 2 or len(a.shape) != 2 or len(b.shape) != 2:
             self._note("layer kind", "modules are no linear layers or embeddings", "The merge does matrices only.", str(target))
         elif a.shape[0] != rank or b.shape[1] != rank:
@@ -208,7 +212,11 @@ class _Pairer:
         return self.base.config.get("model_type") in TRANSPOSED_MODELS or bool(self.adapter.config.get("fan_in_fan_out"))
 
     def _tied(self, name: str) -> bool:
-        return self.base.tied and name.split(".")[-2:][0] in TIED_MODULES
+        """Whether it is embedding or head of a base where these are one: by its name, or beside the layers with a row for each token."""
+        if not self.base.tied or name.split(".")[-2:][0] in TIED_MODULES:
+            return self.base.tied
+        own = None if NUMBERED.search(name) else self.names.find(name)
+        return own is not None and len(own.shape) == 2 and own.shape[0] == self.base.text_config.get("vocab_size")
 
     def _note(self, kind: str, what: str, breaks: str, where: str) -> None:
         self.wrong.setdefault((kind, what, breaks), []).append(where)
@@ -230,8 +238,12 @@ class _Pairer:
         self._note("unknown tensors", "tensors belong to nothing in the base", "They would be left out without a word.", name)
 
     def _note_type(self, tensor: Tensor) -> None:
-        breaks = "Only fp32, fp16 and bf16 can be merged; anything smaller is quantised, and a delta added to it is lost in rounding."
-        self._note("tensor type", "tensors are of a type that cannot be merged", breaks, str(tensor))
+        breaks = "Only fp32, fp16 and bf16 can be merged into; in anything smaller a delta is lost in rounding."
+        self._note("tensor type", "tensors of the base are of a type that cannot be merged into", breaks, str(tensor))
+
+    def _note_adapter_type(self, tensor: Tensor) -> None:
+        what = "tensors of the adapter are of a type that is not read as numbers"
+        self._note("adapter type", what, "PEFT has fp32, fp16 or bf16 there.", str(tensor))
 
     def _note_shape(self, where: str, target: Tensor, shape: Sequence[int]) -> None:
         theirs, ours = " x ".join(map(str, shape)), " x ".join(map(str, target.shape))
@@ -245,7 +257,10 @@ class _Pairer:
 
     def _note_rank(self, module: str, stored: int, rank: int) -> None:
         breaks = "The scale alpha / rank would be wrong, and PEFT cannot load it."
-        self._note("rank", "tensors have another rank than adapter_config.json says", breaks, f"{module}: {stored}, not {rank}")
+        what = "tensors have another rank than adapter_config.json says"
+        if "r" not in self.adapter.config:
+            what = "adapter_config.json has no r, and the tensors have another rank than PEFT's default"
+        self._note("rank", what, breaks, f"{module}: {stored}, not {rank}")
 
     def _misfits(self) -> Iterator[Finding]:
         for (kind, what, breaks), places in self.wrong.items():
@@ -257,7 +272,7 @@ class _Pairer:
         for name, why in self.adapter.refused().items():
             breaks = "A merge of B @ A would not be this adapter."
             peft = name in PEFT_MERGES or (name == "peft_type" and self.adapter.peft_type not in PROMPTS)
-            peft = peft and (name != "lora_bias" or self._biased())
+            peft = peft and (name != "lora_bias" or self._biased()) and (name != "init_lora_weights" or self.adapter.reproduced)
             fix = SETTING_FIXES.get(name, SETTING_FIXES["other"])
             yield Finding(name, f"{name} is set: {why}", self.adapter.config_place, breaks, fix, peft=peft, computable=False)
 
@@ -268,11 +283,16 @@ class _Pairer:
 
     def _said_aloud(self) -> Iterator[Finding]:
         """Names that were mapped: nothing is wrong with the result, but PEFT and the engines may not do the same."""
-        wrappers = sorted({wrapper for key in self.keys.values() for wrapper in key.wrappers})
-        if wrappers:
-            what = f"keys carry names of wrappers that training put around the model: {', '.join(wrappers)}"
-            breaks = "They are taken off here; PEFT and the engines would leave such modules out, some without a word."
-            yield Finding(WRAPPED, what, self.adapter.weights.name, breaks, FIXES[WRAPPED], LOOK)
+        keys = self.keys.values()
+        wrappers = sorted({wrapper for key in keys for wrapper in key.wrappers})
+        others = sorted({key.adapter for key in keys} - {"", "default"})
+        if odd := [
+            *([f"keys carry names of wrappers that training put around the model: {', '.join(wrappers)}"] if wrappers else []),
+            *([f"keys carry the name of an adapter: {', '.join(others)}"] if others else []),
+            *([f"keys do not begin with PEFT's {PREFIX}"] if any(key.bare for key in keys) else []),
+        ]:
+            breaks = "They are read here all the same; PEFT and the engines may leave such modules out, some without a word."
+            yield Finding(WRAPPED, "; ".join(odd), self.adapter.weights.name, breaks, FIXES[WRAPPED], LOOK)
         if self.names.renamed:
             asked, found = next(iter(self.names.renamed.items()))
             what = f"{len(self.names.renamed)} modules are named as another version of transformers names them: {asked} is {found}"

@@ -53,7 +53,10 @@ class Tokenizer:
         table = json_if_there(self.folder / "tokenizer.json")
         vocabulary = (table.get("model") or {}).get("vocab") or {}
         rows = vocabulary.items() if isinstance(vocabulary, dict) else ((row[0], number) for number, row in enumerate(vocabulary))
-        return {**dict(rows), **{token["content"]: token["id"] for token in table.get("added_tokens") or ()}}
+        older = {
+            str(token): number for token, number in json_if_there(self.folder / "added_tokens.json").items() if isinstance(number, int)
+        }
+        return {**dict(rows), **older, **{token["content"]: token["id"] for token in table.get("added_tokens") or ()}}
 
     @property
     def special(self) -> Mapping[str, str]:

@@ -26,6 +26,13 @@ PEFT_MERGES = (
     "init_lora_weights",
 )
 """Settings that PEFT's own merge (0.21.2) does and labkit's does not; aLoRA, Arrow, QALoRA and replicated layers it refuses as well."""
+REPRODUCED = ("pissa", "olora")
+"""Of the ways of initialising that change the base those that PEFT does again, exactly, when it loads: "pissa_niter_16" takes a random
+decomposition each time, CorDA needs the data of the training, LoftQ quantises."""
+HEADS = ("score", "classifier", "classification_head", "qa_outputs", "v_head", "value_head")
+"""What transformers and TRL call the heads of classifiers and reward models."""
+DEFAULT_RANK = 8
+"""PEFT's, where adapter_config.json has no r."""
 PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE")
 """Values of peft_type that train tokens or states in front of the prompt, which no weight of the base can hold."""
 NOT_MERGED = {
@@ -93,12 +100,12 @@ class Adapter:
     @property
     def peft_type(self) -> str:
         """ "LORA", "IA3" and so on."""
-        return str(self.config.get("peft_type") or "LORA")
+        return str(self.config.get("peft_type") or "LORA").upper()
 
     @property
     def rank(self) -> int:
-        """The rank that the config gives where no pattern matches."""
-        return int(self.config.get("r") or 0)
+        """The rank where no pattern matches; PEFT's default where the config leaves it out."""
+        return int(self.config.get("r", DEFAULT_RANK) or 0)
 
     @property
     def highest_rank(self) -> int:
@@ -120,6 +127,11 @@ class Adapter:
         """`modules_to_save`: modules that were trained whole."""
         names = self.config.get("modules_to_save") or ()
         return (names,) if isinstance(names, str) else tuple(names)
+
+    @property
+    def saved_heads(self) -> bool:
+        """Whether the file brings a classifier's head that was trained whole; not known of a pickle, which counts as yes."""
+        return self.pickled or any(segment in HEADS for name in self.tensors for segment in name.split("."))
 
     def rank_of(self, module: str) -> int:
         """The rank of `module` (its full name in the base, "model.layers.0.self_attn.q_proj")."""
@@ -179,8 +191,14 @@ class Adapter:
             reasons["peft_type"] = f"{self.peft_type} is not LoRA"
         init = self.config.get("init_lora_weights", True)
         if isinstance(init, str) and init.lower() not in PLAIN_INITS:
-            reasons["init_lora_weights"] = f'"{init}" changes the base\'s weights when PEFT loads the adapter'
+            again = "" if self.reproduced else ", which PEFT cannot do again as the training did it"
+            reasons["init_lora_weights"] = f'"{init}" changes the base\'s weights when PEFT loads the adapter{again}'
         return reasons
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether PEFT, where it changes the base as it loads the adapter, changes it as the training did."""
+        return str(self.config.get("init_lora_weights")).lower() in REPRODUCED
 
     def _layer_counts(self, module: str) -> bool:
         """`layers_to_transform`: whether the layer number in the module's name is one of them."""
@@ -216,4 +234,4 @@ def _header(path: Path) -> dict[str, Tensor]:
     try:
         return read_header(path)
     except (ValueError, OSError) as error:
-        raise VerificationError(f"{path} is cut off or damaged: {error}.", "Copy the adapter again, or train it again.") from None
+        raise VerificationError(f"{path} cannot be read as safetensors: {error}.", "Copy the adapter again, or train it again.") from None

@@ -20,9 +20,17 @@ JOIN = (
     "save_file({k: v for f in sorted(Path(sys.argv[1]).glob('adapter_model-*-of-*.safetensors')) for k, v in load_file(f).items()}, "
     "Path(sys.argv[1], 'adapter_model.safetensors'))\" FOLDER"
 )
-NUMBERS: dict[str, type | tuple[type, ...]] = {"r": int, "lora_alpha": (int, float)}
+JOIN_PICKLES = (
+    'one file of several, with a Python that has torch: python -c "import sys, torch; from pathlib import Path; '
+    "torch.save({k: v for f in sorted(Path(sys.argv[1]).glob('adapter_model-*-of-*.bin')) "
+    "for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}, Path(sys.argv[1], 'adapter_model.bin'))\" FOLDER"
+)
+NUMBERS: dict[str, tuple[type | tuple[type, ...], str]] = {"r": (int, "no whole number"), "lora_alpha": ((int, float), "no number")}
 TABLES = ("rank_pattern", "alpha_pattern")
-LISTS = ("modules_to_save", "target_modules", "exclude_modules", "target_parameters")
+LISTS = ("modules_to_save", "target_modules", "exclude_modules", "target_parameters", "layers_pattern")
+EXPRESSIONS = ("target_modules", "exclude_modules")
+"""A string in these is a regular expression; in the two below each entry becomes a part of one."""
+PARTS = ("layers_pattern", "modules_to_save")
 
 
 def require_adapter(folder: Path) -> None:
@@ -62,6 +70,11 @@ def no_weights(folder: Path) -> LabError:
         )
     if below := adapters_below(folder):
         return LabError(f"{cause}; there are adapters below it: {_listed(below)}.", f"Name one of them: {folder / below[-1]}.")
+    if pickles := sorted(path.name for path in folder.glob("adapter_model-*-of-*.bin")):
+        return LabError(
+            f"{folder} holds its adapter in {len(pickles)} pickles ({pickles[0]} ...); PEFT and both engines read {WEIGHTS} or {PICKLE}.",
+            f"If you trust whoever made them, {JOIN_PICKLES.replace('FOLDER', str(folder))} (weights_only lets only tensors through).",
+        )
     if others := sorted(path.name for pattern in ("*.safetensors", "*.bin", "*.pt") for path in folder.glob(pattern)):
         return LabError(f"{cause}; it has {_listed(others)}.", "Name the folder that training wrote, with the weights beside their config.")
     return LabError(f"{cause}.", "Name the folder that training wrote, or the right checkpoint in it.")
@@ -77,10 +90,10 @@ def not_of_peft(config: Mapping[str, Any]) -> str:
     """Why `config` is no configuration of PEFT's, or ""."""
     if "peft_type" not in config and ("fine_tune_type" in config or "lora_parameters" in config):
         return "another tool's configuration (MLX), not PEFT's."
-    for name, kind in NUMBERS.items():
+    for name, (kind, wrong) in NUMBERS.items():
         value = config.get(name)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            return f"{name} is {value!r}, no number."
+            return f"{name} is {value!r}, {wrong}."
     for name in TABLES:
         if not isinstance(config.get(name) or {}, dict) or not all(_number(value) for value in (config.get(name) or {}).values()):
             return f"{name} is no table of numbers: {config[name]!r}."
@@ -91,7 +104,26 @@ def not_of_peft(config: Mapping[str, Any]) -> str:
         value = config.get(name)
         if not (value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(entry, str) for entry in value))):
             return f"{name} is neither a list of names nor one string: {value!r}."
+    layers = config.get("layers_to_transform")
+    if not (layers is None or _layer(layers) or (isinstance(layers, list) and all(map(_layer, layers)))):
+        return f"layers_to_transform is neither the number of a layer nor a list of them: {layers!r}."
+    return _broken_expression(config)
+
+
+def _broken_expression(config: Mapping[str, Any]) -> str:
+    for name in (*EXPRESSIONS, *PARTS):
+        value = config.get(name)
+        if name in EXPRESSIONS and not isinstance(value, str):
+            continue
+        entries = [value] if isinstance(value, str) else value or ()
+        broken = next((entry for entry in entries if not _compiles(entry)), None)
+        if broken is not None:
+            return f"{name} is no regular expression, which PEFT takes it for: {broken!r}."
     return ""
+
+
+def _layer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> bool:

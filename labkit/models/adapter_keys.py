@@ -28,7 +28,7 @@ class Key:
     """One key: `module` and `part` ("lora_A") for a part of a pair; for anything else `module` is the whole name, `part` "".
 
     `copy` is "modules_to_save" or "original_module" where PEFT wrote a trained module's own copy and what was there before it.
-    `wrappers` are the segments that were taken out, `adapter` the name of one among several adapters.
+    `wrappers` are the segments that were taken out, `adapter` the name of one among several adapters. `bare`: without PEFT's prefix.
     """
 
     module: str
@@ -37,18 +37,20 @@ class Key:
     copy: str = ""
     adapter: str = ""
     wrappers: tuple[str, ...] = ()
+    bare: bool = False
 
 
 def take_apart(key: str) -> Key:
     """What `key` is about."""
     name, wrappers = unwrapped(key)
+    bare = PREFIX not in key
     if match := PART.fullmatch(name):
-        return Key(match["module"], match["part"], match["kind"] == "bias", "", match["adapter"] or "", wrappers)
+        return Key(match["module"], match["part"], match["kind"] == "bias", "", match["adapter"] or "", wrappers, bare)
     name = name.replace(".base_layer.", ".")
     if match := SAVED.fullmatch(name):
         rest = match["rest"]
-        return Key(f"{match['module']}.{rest.removeprefix('default.')}", copy=match["copy"], wrappers=wrappers)
-    return Key(name, wrappers=wrappers)
+        return Key(f"{match['module']}.{rest.removeprefix('default.')}", copy=match["copy"], wrappers=wrappers, bare=bare)
+    return Key(name, wrappers=wrappers, bare=bare)
 
 
 def unwrapped(key: str) -> tuple[str, tuple[str, ...]]:
@@ -57,7 +59,7 @@ def unwrapped(key: str) -> tuple[str, tuple[str, ...]]:
     found = [segment for segment in segments if segment in WRAPPERS]
     name = ".".join(segment for segment in segments if segment not in WRAPPERS)
     before, prefix, after = f".{name}".rpartition(f".{PREFIX}")
-    found += [segment for segment in before.split(".") if segment and segment not in ("base_model", "model")]
+    found += [segment for segment in before.split(".") if segment]
     name = after if prefix else name
     while name.partition(".")[0] in LEADING:
         first, _, name = name.partition(".")

@@ -43,6 +43,14 @@ ITEM_BYTES = {
 }
 ITEM_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 """Types of the format whose items fill whole bytes."""
+OTHER_FORMATS = {
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself, which git lfs pull fetches",
+    b"<!doctype html": "it is a web page: a login, an error or a mirror's notice came in its place",
+    b"<html": "it is a web page: a login, an error or a mirror's notice came in its place",
+    b"pk\x03\x04": "it is a zip, as torch.save writes (a Python pickle), and no safetensors file",
+    b"gguf": "it is GGUF, the format of llama.cpp, and no safetensors file",
+}
+"""First bytes, in small letters -> what came in place of safetensors."""
 NOT_THE_MODEL = ("adapter_model.safetensors", "consolidated.safetensors")
 WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Ends of the names of architectures that have an output head."""
@@ -76,7 +84,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         head = stream.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
         if len(head) < 8 or length > min(HEADER_LIMIT, size - 8):
-            raise ValueError(f"header of {length} bytes in a file of {size}")
+            raise ValueError(_other_format(head + stream.read(64)) or f"header of {length} bytes in a file of {size}")
         header = json.loads(stream.read(length))
     try:
         header.pop("__metadata__", None)
@@ -87,6 +95,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
     if end != size:
         raise ValueError(f"tensors end at byte {end} of {size}")
     return dict(sorted(tensors.items(), key=lambda item: item[1].offset))
+
+
+def _other_format(head: bytes) -> str:
+    """What a file that begins so is instead; "" where that is not known."""
+    return next((what for start, what in OTHER_FORMATS.items() if head.lstrip().lower().startswith(start)), "")
 
 
 def _tensor(name: str, row: Mapping[str, Any], path: Path, start: int) -> Tensor:
@@ -255,4 +268,4 @@ def _header_of(path: Path) -> dict[str, Tensor]:
     try:
         return read_header(path)
     except (ValueError, OSError) as error:
-        raise VerificationError(f"{path} is cut off or damaged: {error}.", "Download or make this file again.") from None
+        raise VerificationError(f"{path} cannot be read as safetensors: {error}.", "Download or make this file again.") from None

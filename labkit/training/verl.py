@@ -79,7 +79,9 @@ class Converted:
 
     def __str__(self) -> str:
         how = f"adapter merged, and kept in {self.adapter.name}/" if self.adapter else "no adapter in it"
-        return f"{self.folder}: a model from {self.checkpoint.folder} ({self.checkpoint.contents}), {how}, {self.seconds:.0f} s"
+        ranks = " and of ".join(map(str, self.checkpoint.others))
+        left = f", the shards of {ranks} ranks left out ({FSDP_CONFIG} says {self.checkpoint.world_size})" if ranks else ""
+        return f"{self.folder}: a model from {self.checkpoint.folder} ({self.checkpoint.contents}), {how}{left}, {self.seconds:.0f} s"
 
     __repr__ = __str__
 

@@ -94,9 +94,11 @@ def detect(folder: str | Path) -> Checkpoint:
             return _fsdp(actor)
         if any((actor / part).is_dir() for part in ("dist_ckpt", "model")):
             return _megatron(actor)
+    below = [path for path in chosen.glob("global_step_*/actor") if path.is_dir()]
+    newest = max(below, key=lambda path: (len(path.parent.name), path.parent.name), default=None)
     raise SettingError(
         f"{chosen} is no checkpoint of VERL: no model_world_size_*_rank_*.pt (FSDP), no model/ or dist_ckpt/ (Megatron).",
-        "Give the actor's folder of a step: <default_local_dir>/global_step_<N>/actor.",
+        f"Give the actor's folder of a step: {newest or '<default_local_dir>/global_step_<N>/actor'}.",
     )
 
 

@@ -163,7 +163,8 @@ def dtype_of(tensor: TensorData) -> Any:
     """torch's name for the tensor's type."""
     import torch
 
-    return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[tensor.dtype]
+    small = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, **small}[tensor.dtype]
 
 
 def _finite(tensor: Any) -> bool:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import mmap
 import os
 import queue
+import re
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +28,8 @@ from labkit.workers.side import Refused
 
 TELL_SECONDS = 0.3
 MAX_THREADS = 8
+LEFT_OUT = "missing adapter keys"
+"""What PEFT (0.21.2) warns of where the file lacks tensors that the adapter's settings ask for."""
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
@@ -173,9 +177,13 @@ def merge_with_peft(request: PeftRequest) -> None:
     model = _class_of(request.base).from_pretrained(request.base, dtype="auto", local_files_only=True)
     side.tell("progress", done=0, note="loading the adapter")
     try:
-        wrapped = PeftModel.from_pretrained(model, request.adapter)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            wrapped = PeftModel.from_pretrained(model, request.adapter)
     except Exception as error:  # it checks settings by whatever its methods raise
         raise Refused(f"PEFT cannot load {request.adapter}: {_said(error)}", "See labkit.lora.check for what does not fit.") from error
+    if any(LEFT_OUT in str(warning.message) for warning in warned):
+        _require_taken(request, wrapped)
     side.tell("progress", done=0, note="merging")
     try:
         merged = wrapped.merge_and_unload()
@@ -188,6 +196,24 @@ def merge_with_peft(request: PeftRequest) -> None:
         )
     side.tell("progress", done=0, note="saving")
     merged.save_pretrained(request.out, max_shard_size="5GB")
+
+
+def _require_taken(request: PeftRequest, wrapped: Any) -> None:
+    """PEFT, which misses tensors, must have found a place for all that the file has: else they have other names than it looks for."""
+    from safetensors import safe_open
+
+    file = Path(request.adapter, "adapter_model.safetensors")
+    if not file.is_file():
+        return
+    places = {re.sub(r"\.default(?=\.|$)", "", name) for name in wrapped.state_dict()}
+    with safe_open(file, "pt") as tensors:
+        names = [name for name in tensors.keys() if "lora_" in name and name not in places]  # noqa: SIM118
+    if names:
+        raise Refused(
+            f"PEFT leaves out {len(names)} tensors of {file}, whose names it does not find in the base as transformers reads it, "
+            f"first {names[0]}.",
+            'Merge with method="labkit", which maps names, if its check takes the adapter.',
+        )
 
 
 def _class_of(base: str) -> Any:

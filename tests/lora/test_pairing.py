@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lora_folders import PREFIX, model_tensors, pairs, write_adapter, write_base
+from lora_folders import LORA, PREFIX, model_tensors, pairs, write_adapter, write_base, write_json
 
+from labkit.lora.findings import WRAPPED
 from labkit.lora.pairing import Pairing, pair
 from labkit.models.adapter import NOT_MERGED, Adapter
 from labkit.models.headers import Weights
@@ -93,6 +95,41 @@ def test_initialisations_that_change_the_base_are_refused(tmp_path: Path, start:
     assert bool(paired(tmp_path, init_lora_weights=start).findings) == refused
 
 
+@pytest.mark.parametrize(
+    ("start", "again"), [("pissa", True), ("olora", True), ("pissa_niter_16", False), ("corda", False), ("loftq", False)]
+)
+def test_peft_s_way_is_named_only_where_it_leads_to_what_was_trained(tmp_path: Path, start: str, again: bool) -> None:
+    [finding] = paired(tmp_path, init_lora_weights=start).findings
+    assert finding.peft == again and ('method="peft"' in finding.advice) == again and finding.fix
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F8_E4M3", "F8_E5M2", "F16"])
+def test_an_adapter_of_any_floating_type_is_read_as_peft_reads_it(tmp_path: Path, dtype: str) -> None:
+    found = paired(tmp_path, pairs(dtype=dtype))
+    assert len(found.changes) == 4 and not found.findings
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        (lambda key: key.removeprefix(PREFIX), "do not begin"),
+        (lambda key: key.replace("lora_A.", "lora_A.policy.").replace("lora_B.", "lora_B.policy."), "policy"),
+        (lambda key: f"model.{key}", "model"),
+    ],
+)
+def test_keys_that_peft_does_not_find_are_read_and_told(tmp_path: Path, rename: Callable[[str], str], said: str) -> None:
+    found = paired(tmp_path, {rename(key): row for key, row in pairs().items()})
+    [finding] = found.findings
+    assert len(found.changes) == 4 and finding.kind == WRAPPED and said in finding.what
+
+
+def test_a_rank_that_nobody_wrote_down_is_peft_s_default(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", pairs(rank=8))
+    write_json(adapter / "adapter_config.json", {name: value for name, value in LORA.items() if name != "r"})
+    weights = Weights.read(write_base(tmp_path / "base"))
+    assert {change.scale for change in pair(weights, Adapter.read(adapter)).changes} == {6 / 8}
+
+
 def without(name: str) -> dict[str, Any]:
     return {key: value for key, value in pairs().items() if name not in key}
 
@@ -111,7 +148,7 @@ MISFITS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a lora bias": ({"tensors": pairs() | {f"{PREFIX}{Q}.lora_B.bias": ("F32", (16,))}}, "lora_bias", Q),
     "dora without magnitudes": ({"use_dora": True}, "dora", "and 3 more"),
     "fp8 base": ({"base": model_tensors("F8_E4M3")}, "tensor type", "F8_E4M3"),
-    "integer adapter": ({"tensors": pairs(dtype="I8")}, "tensor type", "I8"),
+    "integer adapter": ({"tensors": pairs(dtype="I8")}, "adapter type", "I8"),
     "a convolution": ({"base": model_tensors() | {f"{Q}.weight": ("BF16", (16, 8, 1))}}, "layer kind", Q),
     "grown embedding": (
         {"tensors": pairs() | {f"{PREFIX}model.embed_tokens.weight": ("F32", (12, 8))}, "modules_to_save": ["embed_tokens"]},

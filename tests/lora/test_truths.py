@@ -55,6 +55,19 @@ def test_tied_by_default_is_tied(tmp_path: Path, model_type: str, part: str) -> 
     assert not report.blocking(peft=True) if part == "whole" else report.blocking(peft=True)
 
 
+@pytest.mark.parametrize("name", ["shared", "transformer.tokens_embed", "backbone.embeddings"])
+@pytest.mark.parametrize("part", ["whole", "pair"])
+def test_an_embedding_by_another_name_is_tied_all_the_same(tmp_path: Path, name: str, part: str) -> None:
+    rows = {name if stem.startswith("model.embed") else stem: row for stem, row in headless().items()}
+    tensors = {f"{name}.weight" if stem == name else stem: row for stem, row in rows.items()}
+    base = write_base(tmp_path / "base", tensors, tie_word_embeddings=True)
+    lora = {f"{PREFIX}{name}.lora_embedding_A": ("F32", (4, 10)), f"{PREFIX}{name}.lora_embedding_B": ("F32", (8, 4))}
+    brought = pairs() | ({f"{PREFIX}{name}.weight": WHOLE} if part == "whole" else lora)
+    last = name.rpartition(".")[2]
+    adapter = write_adapter(tmp_path / "adapter", brought, modules_to_save=[last], target_modules=["q_proj", "down_proj", last])
+    assert found(check(base, adapter), "tied embeddings" if part == "whole" else "tied pair").severity == BLOCKS
+
+
 @pytest.mark.parametrize("ensured", [True, False])
 @pytest.mark.parametrize("both", [True, False])
 def test_one_tensor_that_stays_one_is_merged(tmp_path: Path, ensured: bool, both: bool) -> None:
@@ -114,23 +127,43 @@ def test_a_pickle_is_not_opened_and_that_is_said(base: Path, tmp_path: Path) -> 
 
 
 BESIDE = ["value_head.safetensors", "value_head.bin", "non_lora_trainables.bin", "trainable_params.bin", "new_embeddings.safetensors"]
+BELOW = ["projector/model.safetensors", "value_head/pytorch_model.bin", "parts/embeddings/new.pt"]
 NO_WEIGHTS = ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "trainer_state.json", "scaler.pt"]
 
 
-@pytest.mark.parametrize("name", [*BESIDE, "mm_projector.bin", "model.safetensors", "anything.pt", "weights.npz"])
+@pytest.mark.parametrize("name", [*BESIDE, "mm_projector.bin", "model.safetensors", "anything.pt", "weights.npz", *BELOW])
 def test_weights_beside_the_adapter_are_named(base: Path, tmp_path: Path, name: str) -> None:
     adapter = write_adapter(tmp_path / "adapter")
+    (adapter / name).parent.mkdir(parents=True, exist_ok=True)
     (adapter / name).write_bytes(b"weights")
     report = check(base, adapter)
     assert name in found(report, "trained beside").what and not report
     assert not report.blocking(["trained beside"])
 
 
-@pytest.mark.parametrize("name", NO_WEIGHTS)
+@pytest.mark.parametrize("name", [*NO_WEIGHTS, "loss.npy", "metrics.npz", "checkpoint-5/model.safetensors", "global_step9/x_states.pt"])
 def test_what_holds_no_weights_is_no_matter(base: Path, tmp_path: Path, name: str) -> None:
     adapter = write_adapter(tmp_path / "adapter")
+    (adapter / name).parent.mkdir(parents=True, exist_ok=True)
     (adapter / name).write_bytes(b"state")
     assert check(base, adapter).findings == ()
+
+
+@pytest.mark.parametrize("config", [{"model_type": "qwen3"}, {"peft_type": "LORA"}])
+def test_a_folder_of_its_own_below_is_no_part_of_the_adapter(base: Path, tmp_path: Path, config: dict[str, str]) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "other").mkdir()
+    write_json(adapter / "other" / ("config.json" if "model_type" in config else "adapter_config.json"), config)
+    (adapter / "other" / "model.safetensors").write_bytes(b"weights")
+    assert check(base, adapter).findings == ()
+
+
+def test_tokens_added_the_older_way_count(base: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    write_json(adapter / "added_tokens.json", {"<new>": 9})
+    assert "<new>" in found(check(base, adapter), "added tokens").what
+    write_json(adapter / "added_tokens.json", {"<new>": 10})
+    assert found(check(base, adapter), "vocabulary").severity == BLOCKS
 
 
 def test_an_adapter_in_two_files(base: Path, tmp_path: Path) -> None:
@@ -223,7 +256,12 @@ def test_settings_that_nothing_answers_to(base: Path, tmp_path: Path, change: di
     ("request_", "kind", "severity"),
     [
         ({"lora_alpha": 0}, "lora_alpha", BLOCKS),
-        ({"alpha_pattern": {"down_proj": 0}}, "lora_alpha", BLOCKS),
+        ({"alpha_pattern": {"down_proj": 0}}, "lora_alpha", LOOK),
+        ({"lora_alpha": None}, "lora_alpha", BLOCKS),
+        ({"alpha_pattern": {".*": 0}}, "lora_alpha", BLOCKS),
+        ({"future_config": {"a": 1}}, "unknown settings", LOOK),
+        ({"peft_type": "lora"}, "peft_type", LOOK),
+        ({"peft_type": None}, "peft_type", LOOK),
         ({"tensors": {}}, "empty", BLOCKS),
         ({"target_modules": ["q_proj", "down_proj", "w_pack"]}, "target modules", LOOK),
         ({"tensors": {name: row for name, row in pairs().items() if "layers.1" not in name}}, "missing tensors", LOOK),

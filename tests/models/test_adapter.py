@@ -92,6 +92,23 @@ def test_files_that_are_no_safetensors(tmp_path: Path, content: bytes) -> None:
         read_header(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>log in</html>", "web page"),
+        (b"<html><body>404</body></html>", "web page"),
+        (b"PK\x03\x04" + b"\x00" * 90, "torch.save"),
+        (b"GGUF\x03\x00\x00\x00\xff\xff\xff\xff", "llama.cpp"),
+    ],
+)
+def test_what_came_in_place_of_safetensors_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        read_header(path)
+
+
 def test_a_header_whose_sizes_do_not_add_up(tmp_path: Path) -> None:
     path = write_tensors(tmp_path / "x.safetensors", {"a": ("F32", (4,))})
     path.write_bytes(path.read_bytes().replace(b"[4]", b"[5]"))

@@ -71,6 +71,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "shards of two savings": (lambda f: sharded(f, (1, 2), (2, 3)), "missing adapter_model-00001-of-00003.*adapter_model-00002-of-00002"),
     "MLX": (mlx, "adapter of MLX.*mlx_lm.fuse"),
     "another name": (lambda f: other_file(f, "pytorch_lora_weights.safetensors"), "it has pytorch_lora_weights.safetensors"),
+    "pickles": (
+        lambda f: other_file(f, "adapter_model-00001-of-00002.bin"),
+        r"in 1 pickles .*weights_only=True",
+    ),
     "a model": (model, "it has a model's config.json"),
 }
 
@@ -93,8 +97,21 @@ def test_what_it_holds_instead(tmp_path: Path, name: str) -> None:
         {"alpha_pattern": {"(q_proj": 16}},
         {"target_modules": {"q_proj": 1}},
         {"modules_to_save": [1]},
+        {"modules_to_save": ["(norm"]},
+        {"target_modules": ".*(q_proj"},
+        {"exclude_modules": "*q_proj"},
+        {"layers_pattern": "("},
+        {"layers_pattern": [1]},
+        {"layers_to_transform": "0"},
+        {"layers_to_transform": ["0"]},
+        {"layers_to_transform": True},
     ],
 )
 def test_settings_that_no_adapter_has_are_named(tmp_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(LabError, match=f"adapter_config.json: .*{next(iter(config))}"):
         Adapter.read(write_adapter(tmp_path / "adapter", **config))
+
+
+def test_a_rank_that_is_a_number_and_not_whole_is_not_called_no_number(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"r is 8\.0, no whole number"):
+        Adapter.read(write_adapter(tmp_path / "adapter", r=8.0))

@@ -19,7 +19,7 @@ Q = "model.layers.0.self_attn.q_proj"
         (f"base_model.model.{Q}.lora_A.default.weight", Key(Q, "lora_A", adapter="default")),
         ("base_model.model.model.embed_tokens.lora_embedding_A", Key("model.embed_tokens", "lora_embedding_A")),
         (f"base_model.model.{Q}.lora_magnitude_vector", Key(Q, "lora_magnitude_vector")),
-        (f"{Q}.lora_B.weight", Key(Q, "lora_B")),
+        (f"{Q}.lora_B.weight", Key(Q, "lora_B", bare=True)),
         ("base_model.model.lm_head.weight", Key("lm_head.weight")),
         ("base_model.model.lm_head.base_layer.weight", Key("lm_head.weight")),
         ("base_model.model.lm_head.modules_to_save.weight", Key("lm_head.weight", copy="modules_to_save")),

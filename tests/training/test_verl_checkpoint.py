@@ -68,6 +68,14 @@ def test_older_checkpoints_need_the_older_script(tmp_path: Path, lost: str) -> N
     assert verl_checkpoint.detect(folder).module == verl_checkpoint.OLD
 
 
+def test_a_folder_of_steps_names_the_last_one(tmp_path: Path) -> None:
+    for step in (9, 10):
+        (tmp_path / f"global_step_{step}" / "actor").mkdir(parents=True)
+    with pytest.raises(SettingError) as caught:
+        verl_checkpoint.detect(tmp_path)
+    assert str(tmp_path / "global_step_10" / "actor") in caught.value.fix
+
+
 def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="is no checkpoint of VERL"):
         verl_checkpoint.detect(tmp_path)
