@@ -27,7 +27,14 @@ def put(folder: Path, name: str, age: float = 5.0) -> Path:
 
 
 def test_what_nobody_uses_is_removed(shared: Path) -> None:
-    names = ("sem.mp-f8a1txvo", "sem.loky-3386-65h6gjwb", "sglang_loads_07b089957953_122284c2.shm", "psm_0a1b2c3d", "torch_4711_12_0", "nccl-Ab12Cd")
+    names = (
+        "sem.mp-f8a1txvo",
+        "sem.loky-3386-65h6gjwb",
+        "sglang_loads_07b089957953_122284c2.shm",
+        "psm_0a1b2c3d",
+        "torch_4711_12_0",
+        "nccl-Ab12Cd",
+    )
     left = [put(shared, name) for name in names]
     temporary.tidy_shared(time.time() - 60, shared)
     assert not any(path.exists() for path in left)
