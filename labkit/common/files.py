@@ -10,15 +10,52 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import LabError, SettingError
+from .settings import settings
 
 Result = TypeVar("Result")
 PRIVATE = 0o600
+
+
+def read_json(path: Path) -> Any:
+    """The content of the JSON file `path`; None where there is none that can be read, for any reason: no file, another kind of one (nobody
+    waits for the writer of a pipe), no JSON, nested deeper than Python goes."""
+    try:
+        with open(path, "rb", opener=at_once) as stream:
+            return json.loads(stream.read()) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def at_once(path: str, flags: int) -> int:
+    """An opener for open(): does not wait where `path` turns out to be a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def remove(path: Path) -> None:
+    """Remove whatever lies at `path`, a folder too; no error if nothing does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` where it is missing. The data home and its `state` are their owner's alone, whatever the umask: whoever else may
+    write there could put a key or a model of his in place."""
+    home = settings().home
+    for private in (home, home / "state"):
+        if folder.is_relative_to(private) and not private.exists():
+            private.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                private.mkdir(mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -27,7 +64,7 @@ def beside(path: Path) -> Iterator[Path]:
 
     The folder of `path` is made if needed. A reader sees the old file or the new one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     made = path.with_name(f".{path.name}.{os.getpid()}")
     made.unlink(missing_ok=True)
     try:
@@ -49,7 +86,8 @@ def write_once(path: Path, text: str) -> str:
 
     A folder that has to be made is its owner's alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent.parent)
+    path.parent.mkdir(exist_ok=True, mode=0o700)
     if not path.exists():
         made = path.with_name(f".{path.name}.{os.getpid()}")
         write_text(made, text, mode=PRIVATE)
@@ -77,7 +115,7 @@ def load(path: str | Path, read: Callable[[Any], Result], *, what: str, writer: 
     """What `read` makes of the content of `path`. Raises `LabError` ("... is no `what`", "... that `writer` wrote") if it cannot."""
     try:
         return read(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(f"{path} is no {what}: {error}.", f"Give a .json file that {writer} wrote.") from error
 
 

@@ -6,7 +6,9 @@ did not come up is the caller's.
 
 from __future__ import annotations
 
+import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from ..chat import http
 from ..common import logs
 from ..common.errors import NotRunning, StartFailed
 from ..common.progress import Progress
+from ..common.refusals import FIXES
 from ..machine import ports
 from .expectations import expected_seconds, remember
 from .lifelines import let_go
@@ -154,14 +157,25 @@ class Start:
         bar.line(f"{self.record.ready_at - self.record.created_at:7.1f} s  in all: {self.engine.title} is ready at {self.server.url}")
 
 
+def _not_started(server: Endpoint, error: str) -> StartFailed:
+    """By the system's own words ("[Errno 28] No space left on device: FILE"): the engine's Python, or a file of its guards."""
+    number = re.match(r"\[Errno (\d+)\]", error)
+    fix = FIXES.get(int(number[1]), "") if number else ""
+    if server.command[0] in error or not fix:
+        return StartFailed(f"{server.command[0]} could not be run: {error}", "Make the environment again: ./lab doctor.")
+    return StartFailed(f"{server.engine.title} could not be started: {error}", fix)
+
+
 def failure(server: Endpoint, errors: Path, text: str, ended: Exit | None) -> StartFailed:
     """The exit as an error: what the log says, what it means, what to do."""
     verdict = logs.explain(text, server.engine.explanations)
     code = ended.code if ended else None
-    told = errors.read_text(errors="replace") if errors.exists() else ""
+    told = ""
+    with suppress(OSError):
+        told = errors.read_text(errors="replace")
     log = str(errors if verdict.line in told else server.log)
     if ended and ended.reason == "not started":
-        return StartFailed(f"{server.command[0]} could not be run: {ended.error}", "Make the environment again: ./lab doctor.")
+        return _not_started(server, ended.error)
     if verdict.cause:
         return StartFailed(verdict.cause, verdict.fix, line=verdict.line, log=log)
     if code in (-9, 137) or ended is None:
