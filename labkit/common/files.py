@@ -12,12 +12,11 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import LabError, SettingError
-from .settings import settings
 
 Result = TypeVar("Result")
 PRIVATE = 0o600
@@ -47,15 +46,14 @@ def remove(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` where it is missing. The data home and its `state` are their owner's alone, whatever the umask: whoever else may
-    write there could put a key or a model of his in place."""
-    home = settings().home
-    for private in (home, home / "state"):
-        if folder.is_relative_to(private) and not private.exists():
-            private.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                private.mkdir(mode=0o700)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make `folder`, and those above it, where they are missing. Only its owner may write there, whatever the umask: whoever else may
+    could put a key or a model of his in place."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(mode=0o755, exist_ok=True)
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def _disks(facts: Facts) -> Iterator[Line]:
     )
     if facts.home_open:
         fix = f"chmod go-w {home.path}: else they can put a key or a model of theirs in its place."
-        yield Line("data home", "other users may write to it", WARN, fix)
+        yield Line("rights", "other users may write to the data home", WARN, fix)
     models = facts.disks["models"]
     small = models.free < MODEL_ROOM and bool(facts.gpus or facts.autodl)
     yield Line(

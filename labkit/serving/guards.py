@@ -31,10 +31,11 @@ from .stopping import await_end, clear_away, end_processes
 LOGS_KEPT = 10
 
 PROGRAM = (
-    f"import sys; sys.path.append({str(Path(__file__).resolve().parents[2])!r}); "
+    f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r}); "
     "from labkit.serving.supervisor import main; main(sys.argv[1:])"
 )
-"""What each watcher runs, in a Python that sees nobody's environment, folder or user packages (-I)."""
+"""What each watcher runs, in a Python that sees nobody's environment, folder or user packages (-I), and no other labkit: the guards of a
+server write what this very one reads."""
 
 
 @told()

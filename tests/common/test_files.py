@@ -75,9 +75,8 @@ def test_what_is_no_json_file_is_none_and_can_be_removed(tmp_path: Path, how: st
     assert read_json(save(path, {"a": [1]})) == {"a": [1]}
 
 
-def test_the_data_home_is_its_owner_s_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_owner_may_write_to_a_folder_whatever_the_umask(tmp_path: Path) -> None:
     home = tmp_path / "deep" / "home"
-    monkeypatch.setenv("LABKIT_HOME", str(home))
     before = os.umask(0)
     try:
         make_folder(home / "logs" / "vllm")
@@ -85,5 +84,11 @@ def test_the_data_home_is_its_owner_s_whatever_the_umask(tmp_path: Path, monkeyp
             pass
     finally:
         os.umask(before)
-    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (home, home / "state")] == [0o700, 0o700]
-    assert stat.S_IMODE((home / "logs").stat().st_mode) == 0o777, "below them nobody else comes"
+    made = [home.parent, home, *home.rglob("*/")]
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in made if folder.is_dir()} == {0o755} and len(made) > 4
+
+
+def test_a_folder_below_a_file_is_refused_by_the_system(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        make_folder(tmp_path / "file" / "below")
