@@ -83,7 +83,8 @@ def _hidden(facts: Facts) -> Iterator[Line]:
         return
     hidden = {gpu.index for gpu in facts.gpus} - {gpu.index for gpu in facts.visible}
     if hidden:
-        by = f"hidden by {VISIBLE}" if VISIBLE in facts.environment else "not seen by CUDA beside a MIG slice"
+        beside = facts.visible and VISIBLE not in facts.environment
+        by = "not seen by CUDA beside a MIG slice" if beside else f"hidden by {VISIBLE}"
         which = f"GPU {', '.join(map(str, sorted(hidden)))} {by}"
         fix = "" if facts.visible else f"Servers and profile auto see no GPU: unset {VISIBLE}, or name one that is there."
         yield Line("hidden GPUs", which, WARN if fix else OK, fix)
