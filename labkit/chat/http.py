@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..common.amounts import amount_text
@@ -69,9 +70,25 @@ def error_message(content: Any) -> str:
 
 def _within(seconds: float, method: str, url: str, headers: Mapping[str, str], body: Mapping[str, Any] | None) -> tuple[int, bytes]:
     """Status and body of one exchange. In a thread of its own, because a notebook's runs an event loop already; httpx's own limits count
-    for each read. Raises TimeoutError, EOFError for an answer without end, and httpx's errors."""
+    for each read. An interrupt ends it at once. Raises TimeoutError, EOFError for an answer without end, and httpx's errors."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(_limited(seconds, method, url, headers, body))
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, _limited(seconds, method, url, headers, body)).result()
+        answer = pool.submit(_drive, loop, task)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:  # the pool waits for its thread, and that for the server
+            with suppress(RuntimeError):  # it has just come to its end
+                loop.call_soon_threadsafe(task.cancel)
+            raise
+
+
+def _drive(loop: asyncio.AbstractEventLoop, task: asyncio.Task[tuple[int, bytes]]) -> tuple[int, bytes]:
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 async def _limited(seconds: float, method: str, url: str, headers: Mapping[str, str], body: Mapping[str, Any] | None) -> tuple[int, bytes]:
@@ -94,5 +111,5 @@ async def _exchange(method: str, url: str, headers: Mapping[str, str], body: Map
 def _content(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return content.decode(errors="replace")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +22,47 @@ Result = TypeVar("Result")
 PRIVATE = 0o600
 
 
+def read_json(path: Path) -> Any:
+    """The content of the JSON file `path`; None where there is none that can be read, for any reason: no file, another kind of one (nobody
+    waits for the writer of a pipe), no JSON, nested deeper than Python goes."""
+    try:
+        with open(path, "rb", opener=at_once) as stream:
+            return json.loads(stream.read()) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def at_once(path: str, flags: int) -> int:
+    """An opener for open(): does not wait where `path` turns out to be a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def remove(path: Path) -> None:
+    """Remove whatever lies at `path`, a folder too; no error if nothing does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder`, and those above it, where they are missing. Only its owner may write there, whatever the umask: whoever else may
+    could put a key or a model of his in place."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(mode=0o755, exist_ok=True)
+
+
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to, which becomes `path` when the block ends well and is removed when it does not.
 
     The folder of `path` is made if needed. A reader sees the old file or the new one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     made = path.with_name(f".{path.name}.{os.getpid()}")
     made.unlink(missing_ok=True)
     try:
@@ -49,7 +84,8 @@ def write_once(path: Path, text: str) -> str:
 
     A folder that has to be made is its owner's alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent.parent)
+    path.parent.mkdir(exist_ok=True, mode=0o700)
     if not path.exists():
         made = path.with_name(f".{path.name}.{os.getpid()}")
         write_text(made, text, mode=PRIVATE)
@@ -77,7 +113,7 @@ def load(path: str | Path, read: Callable[[Any], Result], *, what: str, writer: 
     """What `read` makes of the content of `path`. Raises `LabError` ("... is no `what`", "... that `writer` wrote") if it cannot."""
     try:
         return read(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(f"{path} is no {what}: {error}.", f"Give a .json file that {writer} wrote.") from error
 
 

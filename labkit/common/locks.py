@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .files import make_folder
+
 POLL_SECONDS = 0.1
 
 
@@ -31,7 +33,7 @@ def locked(path: Path, *, wait: bool = True, on_wait: Callable[[str, float], Non
     A child that gets the descriptor (`pass_fds`) holds the lock too. Where another process holds it: waits, and tells `on_wait`
     the owner and the seconds so far; with wait=False raises `Busy` at once.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         started = time.monotonic()

@@ -51,7 +51,7 @@ class Follower:
                 if not data.startswith(mark):
                     stream.seek(0)
                     offset, mark, data = 0, b"", stream.read()
-        except FileNotFoundError:
+        except OSError:  # not there yet; or it cannot be read now, and what it says only helps
             return ""
         data = data.removeprefix(mark)
         end = len(data) if last else max(data.rfind(b"\n"), data.rfind(b"\r")) + 1

@@ -23,6 +23,11 @@ FIXES = {
     errno.EMFILE: "This process has too many files open: ulimit -n says how many it may; restart the kernel or the terminal.",
     errno.ENFILE: "The machine has too many files open: end what is not needed.",
     errno.ENOTDIR: "A part of the path is a file where a folder is wanted.",
+    errno.EISDIR: "A folder lies where a file belongs: look what is in it, then move it away.",
+    errno.EEXIST: "Something else lies at that place: move it away.",
+    errno.ENOENT: "Look whether it is there; somebody may have removed it this moment: try again.",
+    errno.EAGAIN: "The machine starts no more processes for this user (ulimit -u): end what is not needed.",
+    errno.ENOMEM: "The machine's memory is full: close other notebooks and servers (./lab ps, ./lab down).",
     errno.ELOOP: "The links in the path lead in a circle: remove one.",
     errno.EIO: "The disk does not answer as it should: look at `dmesg`, use another disk.",
 }

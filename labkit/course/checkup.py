@@ -88,6 +88,9 @@ def _disks(facts: Facts) -> Iterator[Line]:
         WARN if misplaced else OK,
         f"It is on the small system disk: unset LABKIT_HOME, or set it below {AUTODL_DATA_DISK}." if misplaced else "",
     )
+    if facts.home_open:
+        fix = f"chmod go-w {home.path}: else they can put a key or a model of theirs in its place."
+        yield Line("rights", "other users may write to the data home", WARN, fix)
     models = facts.disks["models"]
     small = models.free < MODEL_ROOM and bool(facts.gpus or facts.autodl)
     yield Line(

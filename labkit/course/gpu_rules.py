@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from ..common.amounts import GIB
 from ..common.errors import LabError
-from ..machine.gpu import VISIBLE, Device
+from ..machine.gpu import FORCED, KINDS, VISIBLE, Device
 from ..machine.host import Facts
 from ..runtimes.environments import named_versions
 from ..runtimes.pinned import PinnedList, choose, major, tool
@@ -45,8 +45,17 @@ def _gpu(facts: Facts) -> Iterator[Line]:
     if formats:
         half = "; course models run in float16 (dtype half)" if "bfloat16" in formats else ""
         yield Line("number formats", f"not in the hardware of this GPU: {', '.join(formats)}{half}")
-    if facts.environment.get("LABKIT_DEVICE"):
-        yield Line("LABKIT_DEVICE", f"{facts.environment['LABKIT_DEVICE']}: servers use it whatever is here")
+    yield from _forced(facts)
+
+
+def _forced(facts: Facts) -> Iterator[Line]:
+    said = facts.environment.get(FORCED)
+    if said and said not in KINDS:
+        yield Line(FORCED, f"{said}: no start takes that word", BLOCK, f"export {FORCED}=cpu or gpu, or: unset {FORCED}")
+    elif said == "gpu" and not facts.visible:
+        yield Line(FORCED, "gpu, and this process sees none: engines fail when they start", WARN, f"unset {FORCED}")
+    elif said:
+        yield Line(FORCED, f"{said}: servers use it whatever is here")
 
 
 def _device(gpu: Device) -> Line:
@@ -74,7 +83,9 @@ def _hidden(facts: Facts) -> Iterator[Line]:
         return
     hidden = {gpu.index for gpu in facts.gpus} - {gpu.index for gpu in facts.visible}
     if hidden:
-        which = f"GPU {', '.join(map(str, sorted(hidden)))} hidden by {VISIBLE}"
+        beside = facts.visible and VISIBLE not in facts.environment
+        by = "not seen by CUDA beside a MIG slice" if beside else f"hidden by {VISIBLE}"
+        which = f"GPU {', '.join(map(str, sorted(hidden)))} {by}"
         fix = "" if facts.visible else f"Servers and profile auto see no GPU: unset {VISIBLE}, or name one that is there."
         yield Line("hidden GPUs", which, WARN if fix else OK, fix)
 

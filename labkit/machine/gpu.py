@@ -26,6 +26,7 @@ from . import nvml as binding
 from .nvml import MIG, ask, from_thousandths, load_nvml, memory_info, utilisation_of
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+FORCED, KINDS = "LABKIT_DEVICE", ("cpu", "gpu")
 OWN_MEMORY = ("v2", "v1")
 HIDDEN_ON_PURPOSE = ("", "-1", "none", "void", "NoDevFiles")
 """What people write to hide every GPU; anything else that names none is a mistake."""
@@ -161,10 +162,14 @@ def device_handle(nvml: Any, device: Device | str) -> Any:
 def device_kind() -> str:
     """ "gpu" if this process may use one, else "cpu"; LABKIT_DEVICE overrides it.
 
-    Raises `GpuUnusable` where there is a GPU and it cannot be used: nobody wants the CPU then without a word.
+    Raises `SettingError` for another word in LABKIT_DEVICE, and `GpuUnusable` where there is a GPU and it cannot be used: nobody wants
+    the CPU then without a word.
     """
-    if os.environ.get("LABKIT_DEVICE"):
-        return os.environ["LABKIT_DEVICE"]
+    said = os.environ.get(FORCED)
+    if said:
+        if said not in KINDS:
+            raise SettingError(f"{FORCED} is {said!r}.", f"export {FORCED}=cpu or gpu, or: unset {FORCED}")
+        return said
     there = visible()
     if there:
         return "gpu"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import stat
 import sys
 import sysconfig
 from collections.abc import Mapping
@@ -80,6 +81,8 @@ class Facts:
     listeners: Mapping[str, Listener | None]
     tools: Mapping[str, bool]
     settings: Settings
+    home_open: bool = False
+    """Whether other users may write to the data home, or move what is in it."""
     shared_memory_free: int = 0
     container_limit: int = 0
     gpu_failure: DriverFailure | None = None
@@ -118,6 +121,7 @@ def facts(environment: Mapping[str, str] | None = None) -> Facts:
         container_limit=limit,
         shared_memory=shared.total if shared else 0,
         shared_memory_free=shared.free if shared else 0,
+        home_open=_is_open(config.home),
         disks={name: disk_of(path) for name, path in _places(config).items()},
         gpus=tuple(devices()),
         visible=tuple(visible(env)),
@@ -227,6 +231,14 @@ def _number(path: Path) -> int:
         return int(path.read_text())
     except (OSError, ValueError):
         return 0
+
+
+def _is_open(folder: Path) -> bool:
+    try:
+        mode = folder.stat().st_mode
+    except OSError:
+        return False
+    return bool(mode & 0o022) and not mode & stat.S_ISVTX  # in a sticky one each moves his own only
 
 
 def _places(config: Settings) -> dict[str, Path]:

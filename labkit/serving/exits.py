@@ -54,6 +54,8 @@ class Exit:
     killed: int = 0
     error: str = ""
     left: tuple[tuple[int, int], ...] = ()
+    mark: str = ""
+    """Whose end it is (`Spec.mark`)."""
 
 
 def write_json(path: Path, content: object) -> None:
@@ -70,15 +72,16 @@ def write_json(path: Path, content: object) -> None:
 def write_ending(spec: Spec, reason: str) -> None:
     """Say that the end has begun; a disk that is full is no reason not to end."""
     with suppress(OSError):
-        write_json(spec.path(ENDING), {"reason": reason, "at": time.time()})
+        write_json(spec.path(ENDING), {"reason": reason, "at": time.time(), "mark": spec.mark})
 
 
 def write_exit(spec: Spec, ended: Exit) -> None:
     """Write exit.json; where the disk has become full, into the room that was kept for it."""
+    content = asdict(ended) | {"mark": spec.mark}
     try:
-        write_json(spec.path("exit.json"), asdict(ended))
+        write_json(spec.path("exit.json"), content)
     except OSError:
         with open(spec.path(ROOM), "r+") as room:
-            room.write(json.dumps(asdict(ended)).ljust(ROOM_BYTES))
+            room.write(json.dumps(content).ljust(ROOM_BYTES))
         os.replace(spec.path(ROOM), spec.path("exit.json"))
     spec.path(ROOM).unlink(missing_ok=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 
+from ..common.files import read_json
 from ..common.settings import Settings, settings
 from ..engines.engine import Engine
 from .exits import write_json
 from .registry import Record
+
+LONGEST = 1e6
+"""Seconds; a stage that took longer is none."""
 
 
 def expected_seconds(engine: Engine, record: Record) -> list[float]:
@@ -19,15 +23,19 @@ def expected_seconds(engine: Engine, record: Record) -> list[float]:
 
 
 def remember(engine: Engine, record: Record) -> None:
-    write_json(history_file(), _history() | {_history_key(record): dict(record.stages)})
+    """Keep the stages of `record` for the next start. Where that cannot be written the measured ones go on counting."""
+    with suppress(OSError):
+        write_json(history_file(), _history() | {_history_key(record): dict(record.stages)})
 
 
 def _history() -> dict[str, dict[str, float]]:
-    try:
-        content = json.loads(history_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return {key: row for key, row in content.items() if isinstance(row, dict)} if isinstance(content, dict) else {}
+    content = read_json(history_file())
+    rows = content.items() if isinstance(content, dict) else ()
+    return {key: row for key, row in rows if isinstance(row, dict) and all(map(_is_duration, row.values()))}
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < LONGEST
 
 
 def _history_key(record: Record) -> str:

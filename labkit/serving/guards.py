@@ -11,10 +11,12 @@ import secrets
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from ..common.errors import AlreadyRunning, LabError, PortInUse
+from ..common.files import make_folder
 from ..common.locks import locked
 from ..common.refusals import told
 from ..common.settings import settings
@@ -24,15 +26,16 @@ from . import held_memory, keys, lifelines, placement
 from .exits import Spec, write_json
 from .process_table import start_ticks
 from .registry import Record, ServerFolder, alive
-from .stopping import await_end, end_processes
+from .stopping import await_end, clear_away, end_processes
 
 LOGS_KEPT = 10
 
 PROGRAM = (
-    f"import sys; sys.path.append({str(Path(__file__).resolve().parents[2])!r}); "
+    f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r}); "
     "from labkit.serving.supervisor import main; main(sys.argv[1:])"
 )
-"""What each watcher runs, in a Python that sees nobody's environment, folder or user packages (-I)."""
+"""What each watcher runs, in a Python that sees nobody's environment, folder or user packages (-I), and no other labkit: the guards of a
+server write what this very one reads."""
 
 
 @told()
@@ -54,12 +57,13 @@ def launch(engine: Engine, record: Record, environment: dict[str, str], *, share
             held_memory.await_crashed(record)
             held_memory.require_returned(record)
             record.baseline = held_memory.measure(record)
+        clear_away(entry)
         _drop_old_logs(Path(record.out).parent)
         entry.forget()
         record.key_digest = keys.digest(keys.read(Path(record.key_file)) or "")
-        record.created_at = time.time()
+        record.created_at, record.mark = time.time(), secrets.token_hex(8)
         entry.save(record)  # before there is a process: one without a record could not be found again
-        spec = Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds, secrets.token_hex(8))
+        spec = Spec(record.command, str(entry.folder), record.out, record.err, engine.grace_seconds, record.mark)
         record.watcher = _launch(entry, spec, record.owner, {**os.environ, **environment})
         record.watcher_started = start_ticks(record.watcher)
         try:
@@ -99,26 +103,31 @@ def _launch(entry: ServerFolder, spec: Spec, owner: str, environment: dict[str, 
     path = entry.folder / "spec.json"
     write_json(path, asdict(spec))
     argv = [sys.executable, "-I", "-c", PROGRAM, str(path)]
-    read_end, write_end = os.pipe() if owner == "kernel" else (None, None)
-    if read_end is not None:
-        argv.append(str(read_end))
-    with open(entry.folder / "guards.log", "ab") as log:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-            pass_fds=[] if read_end is None else [read_end],
-        )
-    if read_end is not None:
-        os.close(read_end)
-    lifelines.tie(entry.folder, process, write_end)
+    ends = os.pipe() if owner == "kernel" else ()
+    try:
+        with open(entry.folder / "guards.log", "ab") as log:
+            process = subprocess.Popen(
+                [*argv, *map(str, ends[:1])],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                pass_fds=ends[:1],
+            )
+    except OSError:
+        for end in ends[1:]:
+            os.close(end)
+        raise
+    finally:
+        for end in ends[:1]:
+            os.close(end)
+    lifelines.tie(entry.folder, process, *ends[1:])
     return process.pid
 
 
 def _drop_old_logs(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for old in sorted(folder.glob("*.log"))[: -2 * LOGS_KEPT]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):
+            old.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ memory is gone with the processes.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from ..common.amounts import GIB
 from ..common.errors import MemoryHeld
-from ..common.files import save
+from ..common.files import read_json, remove, save
 from ..common.progress import Progress
 from ..common.settings import settings
 from ..machine.gpu import devices, everything, memory_used, overlap
@@ -125,17 +124,16 @@ def _note() -> Path:
 
 def _noted() -> dict[str, int]:
     """What did not come back; a note of an older labkit names no GPUs and stands for the machine's first."""
-    try:
-        content = json.loads(_note().read_text())["baseline"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    note = read_json(_note())
+    content = note.get("baseline") if isinstance(note, dict) else None
     if isinstance(content, list):
         content = dict(zip((device.uuid for device in devices()), content, strict=False))
-    return {uuid: used for uuid, used in content.items() if isinstance(used, int)} if isinstance(content, dict) else {}
+    rows = content.items() if isinstance(content, dict) else ()
+    return {uuid: used for uuid, used in rows if isinstance(used, int) and used >= 0}
 
 
 def _remember(baseline: Baseline) -> None:
     if baseline:
         save(_note(), {"baseline": dict(baseline)})
     else:
-        _note().unlink(missing_ok=True)
+        remove(_note())

@@ -10,11 +10,12 @@ import os
 import re
 import secrets
 import stat
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from ..common.errors import LabError
-from ..common.files import PRIVATE, write_once, write_text
+from ..common.files import PRIVATE, at_once, write_once, write_text
 from ..common.settings import Settings, settings
 from ..engines.engine import Engine
 
@@ -33,7 +34,10 @@ def key(name: str, config: Settings | None = None) -> str:
     """
     path = key_file(name, config)
     made = f"sk-{secrets.token_urlsafe(32)}"
+    if path.is_dir() and not path.is_symlink():
+        raise LabError(f"{path} is a folder, and the key of {name} belongs there.", f"Move it away: mv {path} {path}.old")
     try:
+        _close(path.parents[1])
         found = read(path)
         if found is None and (path.exists() or path.is_symlink()):
             write_text(path, made, mode=PRIVATE)
@@ -44,12 +48,21 @@ def key(name: str, config: Settings | None = None) -> str:
         ) from error
 
 
+def _close(state: Path) -> None:
+    """A folder of state that was made under a loose umask: whoever may write there could change the folder of keys."""
+    with suppress(FileNotFoundError):
+        status = state.stat()
+        if status.st_uid == os.getuid() and status.st_mode & 0o022:
+            state.chmod(0o700)
+
+
 def read(path: Path) -> str | None:
     """The key in `path`, None unless it is one that was made here: a file of ours, for us alone, with a whole key in it."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
-            status, content = os.fstat(stream.fileno()), stream.read(1024) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else b""
-    except OSError:
+        with open(path, "rb", opener=lambda name, flags: at_once(name, flags | os.O_NOFOLLOW)) as stream:
+            status = os.fstat(stream.fileno())
+            content = stream.read(1024) if stat.S_ISREG(status.st_mode) else b""
+    except (OSError, ValueError):
         return None
     text = content.decode(errors="replace")
     ours = status.st_uid == os.getuid() and not status.st_mode & 0o077

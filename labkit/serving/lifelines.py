@@ -15,7 +15,7 @@ _watchers: list[subprocess.Popen[bytes]] = []
 """Kept so that Python reaps them when it starts the next process."""
 
 
-def tie(server: Path, watcher: subprocess.Popen[bytes], pipe: int | None) -> None:
+def tie(server: Path, watcher: subprocess.Popen[bytes], pipe: int | None = None) -> None:
     """Hold `pipe` for the server whose folder is `server` (None: it outlives us), and remember its watcher."""
     let_go(server)
     if pipe is not None:

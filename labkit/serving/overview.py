@@ -6,7 +6,9 @@ import time
 
 from ..common import tables
 from ..common.amounts import GIB
+from ..common.refusals import told
 from ..engines import ENGINES
+from ..machine import ports
 from ..machine.gpu import find
 from .process_table import resident_bytes
 from .registry import Record, ServerFolder, Status, entries
@@ -15,6 +17,7 @@ from .server import Server
 HEAD = ("NAME", "STATE", "PORT", "MODEL", "GPU", "OWNER", "MEMORY", "SINCE", "NOTE")
 
 
+@told()
 def overview() -> str:
     """The table of all servers that were ever started here, under their names."""
     rows = [row for entry in entries() if (row := _row(entry))]
@@ -33,7 +36,11 @@ def _row(entry: ServerFolder) -> tuple[str, ...] | None:
 
 
 def _state(entry: ServerFolder, record: Record, status: Status) -> str:
-    """A server that counts as ready is asked whether it answers."""
-    if status.state == "ready" and record.engine in ENGINES and not Server(ENGINES[record.engine], entry).answers():
-        return "not answering"
-    return status.state
+    """A server that counts as ready is asked whether it answers; so is one that nobody waits for (`up --no-wait`), whose record says
+    for ever that it is starting."""
+    if status.state not in ("ready", "starting") or record.engine not in ENGINES:
+        return status.state
+    answers = Server(ENGINES[record.engine], entry).answers()
+    if status.state == "starting":
+        return "ready" if answers and ports.listens(record.port, entry.processes()) else "starting"
+    return "ready" if answers else "not answering"

@@ -18,6 +18,7 @@ from ..chat import http, served
 from ..chat.served import Served, ServedAdapters
 from ..common import logs
 from ..common.errors import LabError, NotRunning
+from ..common.refusals import told
 from ..engines import ENGINES
 from ..engines.engine import Engine
 from ..machine import gpu
@@ -26,7 +27,7 @@ from .guards import launch
 from .process_table import resident_bytes
 from .registry import Record, ServerFolder, alive, entries
 from .starting import Start
-from .stopping import StopReport, stop, stop_damaged
+from .stopping import StopReport, clear_away, stop, stop_damaged
 
 if TYPE_CHECKING:
     import psutil
@@ -191,6 +192,7 @@ class Server:
         """Whether /health says 200 now; five seconds at most."""
         return http.healthy(self)
 
+    @told()
     def wait(self, timeout: float = START_SECONDS) -> Server:
         """Return when ready. Shows stage, elapsed and expected time meanwhile.
 
@@ -205,12 +207,15 @@ class Server:
             raise NotRunning(f"The server {self.name!r} has ended: {status.note}.", _how_to_start(self.name))
         try:
             Start(self, self._entry, self._record).wait(timeout)
-        except LabError:
+        except (LabError, OSError):
             if self.alive:
                 self.stop()
+            else:
+                clear_away(self._entry)
             raise
         return self
 
+    @told()
     def stop(self) -> StopReport:
         """End it. Returns when its processes are gone and the memory is back, or says that they are not (`stopping.stop`)."""
         return stop(self, self._entry, self._record)
@@ -221,6 +226,7 @@ def start(engine: Engine, record: Record, environment: dict[str, str], *, share_
     return Server(engine, launch(engine, record, environment, share_gpu=share_gpu))
 
 
+@told()
 def attach(name: str) -> Server:
     """The running server `name` ("vllm"), started by whichever notebook or terminal. Raises `NotRunning` if there is none."""
     if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
@@ -234,6 +240,7 @@ def attach(name: str) -> Server:
     return Server(known_engine(record), entry)
 
 
+@told()
 def down(name: str) -> str:
     """Stop the server `name`, also one whose record cannot be read, and say how it went. Raises `NotRunning` if there is none, and
     `LabError` if something of it is left."""
@@ -249,6 +256,7 @@ def down(name: str) -> str:
     return text
 
 
+@told()
 def running() -> list[Server]:
     """All servers of this kit that have live processes, but for those of an engine that this labkit does not know."""
     return [Server(ENGINES[record.engine], entry) for entry, record in alive() if record.engine in ENGINES]
@@ -270,6 +278,7 @@ def _how_to_start(name: str) -> str:
     return f'./lab ps shows what runs; ./lab up ENGINE MODEL --name {name}, or labkit.serve(ENGINE, MODEL, name="{name}").'
 
 
+@told()
 def shutdown() -> list[StopReport]:
     """Stop every running server of this kit; each report says what came back. Those whose record cannot be read end too, without one."""
     reports = [server.stop() for server in running()]

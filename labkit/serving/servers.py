@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.errors import AlreadyRunning, PortInUse
+from ..common.refusals import told
 from ..models.profiles import Profile
 from .launch import Launch, plan_launch
 from .registry import ServerFolder
@@ -19,6 +20,7 @@ RACES = 5
 """How often a port or a name may go to somebody who starts at the same instant before that is told."""
 
 
+@told()
 def serve(
     engine: str,
     model: str | Path | Profile = "auto",

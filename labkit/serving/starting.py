@@ -6,6 +6,7 @@ did not come up is the caller's.
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from ..chat import http
 from ..common import logs
 from ..common.errors import NotRunning, StartFailed
 from ..common.progress import Progress
+from ..common.refusals import FIXES
 from ..failures.verdicts import explain_files
 from ..machine import ports
 from .expectations import expected_seconds, remember
@@ -152,10 +154,19 @@ class Start:
         bar.line(f"{self.record.ready_at - self.record.created_at:7.1f} s  in all: {self.engine.title} is ready at {self.server.url}")
 
 
+def _not_started(server: Endpoint, error: str) -> StartFailed:
+    """By the system's own words ("[Errno 28] No space left on device: FILE"): the engine's Python, or a file of its guards."""
+    number = re.match(r"\[Errno (\d+)\]", error)
+    fix = FIXES.get(int(number[1]), "") if number else ""
+    if server.command[0] in error or not fix:
+        return StartFailed(f"{server.command[0]} could not be run: {error}", "Make the environment again: ./lab doctor.")
+    return StartFailed(f"{server.engine.title} could not be started: {error}", fix)
+
+
 def failure(server: Endpoint, out: Path, errors: Path, ended: Exit | None) -> StartFailed:
     """The exit as an error: what its two logs say, what it means, what to do."""
     if ended and ended.reason == "not started":
-        return StartFailed(f"{server.command[0]} could not be run: {ended.error}", "Make the environment again: ./lab doctor.")
+        return _not_started(server, ended.error)
     verdict = explain_files([out, errors], engine=server.engine.name)
     log, line = verdict.file or str(server.log), verdict.line or logs.last_line(errors) or logs.last_line(out)
     if verdict.known:

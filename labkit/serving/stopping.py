@@ -9,13 +9,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..common.amounts import GIB
 from ..common.progress import Progress
 from ..machine import gpu
-from . import held_memory
+from . import held_memory, temporary
+from .exits import ROOM
 from .lifelines import let_go
 from .process_table import describe, resident_bytes, signal_process
 from .supervisor import KILL_SECONDS
@@ -106,6 +108,16 @@ def end_processes(folder: ServerFolder, grace_seconds: float, tell: Callable[[st
     for pid in (*folder.guards(), *folder.processes()):
         signal_process(pid, signal.SIGKILL)
     _wait_gone(lambda: folder.guards() + folder.processes(), KILL_SECONDS, lambda: tell("killing what is left"))
+    clear_away(folder)
+
+
+def clear_away(folder: ServerFolder) -> None:
+    """Remove the temporary files of a server none of whose guards lived to do so. Nothing is raised."""
+    record = folder.record
+    if folder.exit is None and not folder.guards() and not folder.processes():
+        temporary.tidy(folder.folder, record.created_at if record else 0.0)
+        with suppress(OSError):
+            (folder.folder / ROOM).unlink(missing_ok=True)
 
 
 def stop_damaged(folder: ServerFolder) -> tuple[str, ...]:

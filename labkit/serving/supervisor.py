@@ -122,11 +122,16 @@ def keep(spec: Spec, lifeline: int, sentry: int) -> None:
         spec.path(ROOM).write_text(" " * ROOM_BYTES)
         engine = _start(spec)
     except OSError as error:
-        write_exit(spec, Exit(None, "not started", time.time(), error=str(error)))
+        _not_started(spec, error)
         return
     pids = {"watcher": guardian, "keeper": os.getpid(), "sentry": sentry, "engine": engine}
     started = {f"{who}_started": start_ticks(pid) for who, pid in pids.items()}
-    write_json(spec.path("pids.json"), pids | started)
+    try:
+        write_json(spec.path("pids.json"), pids | started)
+    except OSError as error:  # nobody could tell whose processes they are
+        guard.sweep(engine)
+        _not_started(spec, error)
+        return
     reason = ""
     while not reason:
         closed = guard.wait(TICK_SECONDS)
@@ -169,9 +174,13 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
 def watch(spec: Spec, lifeline: int | None) -> None:
     """The watcher: start the keeper, pass on requests to stop, and clean up after a keeper that was killed."""
     began = time.time()
-    sentry = post(spec, began)
-    read_end, write_end = os.pipe()
-    keeper = os.fork()
+    try:
+        sentry = post(spec, began)
+        read_end, write_end = os.pipe()
+        keeper = os.fork()
+    except OSError as error:
+        _not_started(spec, error)
+        return
     if keeper == 0:
         os.close(write_end)
         signal.set_wakeup_fd(-1)
@@ -200,6 +209,10 @@ def _conclude(spec: Spec, guard: Guard, keeper: int, began: float) -> None:
     temporary.tidy(Path(spec.folder), began)
     if not spec.path("exit.json").exists():
         write_exit(spec, Exit(None, "keeper died", time.time(), round(time.monotonic() - started, 3), killed, left=left))
+
+
+def _not_started(spec: Spec, error: OSError) -> None:
+    write_exit(spec, Exit(None, "not started", time.time(), error=str(error)))
 
 
 def _start(spec: Spec) -> int:
@@ -233,5 +246,10 @@ def _prctl(option: int, value: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Be the watcher of the server that SPEC.json describes."""
-    spec = Spec(**json.loads(Path(arguments[0]).read_text()))
+    path = Path(arguments[0])
+    try:
+        spec = Spec(**json.loads(path.read_text()))
+    except OSError as error:
+        _not_started(Spec([], str(path.parent), "", ""), error)
+        return
     watch(spec, int(arguments[1]) if len(arguments) > 1 else None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 from stand_in import StandIn
@@ -90,6 +92,11 @@ def served() -> Iterator[Callable[[Callable[[socket.socket], None]], StandIn]]:
         each.close()
 
 
+def deep(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(OK + b"content-length: 200000\r\n\r\n" + b"[" * 200_000)
+
+
 HANGS = [silent, drips_headers, drips_body]
 ALL = [*HANGS, endless, many_headers, no_http, cut, gone]
 
@@ -126,3 +133,23 @@ def test_it_works_while_the_caller_runs_an_event_loop(served: Callable[..., Stan
         return http.ask(server, "GET", "/v1/models")
 
     assert asyncio.run(cell()) == (200, {"data": 1}) and http.healthy(server)
+
+
+def test_an_answer_that_is_nested_deeper_than_python_goes_is_text(served: Callable[..., StandIn]) -> None:
+    assert http.ask(served(deep), "GET", "/v1/models", seconds=10.0) == (200, "[" * 200_000)
+
+
+def test_an_interrupt_does_not_wait_for_the_server(served: Callable[..., StandIn]) -> None:
+    """Notebooks and `./lab up` are interrupted while a first token does not come, for which there are minutes."""
+    let_go, gave_up = Event(), Event()
+
+    def interrupts(connection: socket.socket) -> None:
+        connection.recv(65536)
+        os.kill(os.getpid(), signal.SIGINT)
+        if not let_go.wait(20):
+            gave_up.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        http.ask(served(interrupts), "GET", "/v1/models", seconds=60.0)
+    assert not gave_up.is_set()
+    let_go.set()

@@ -432,3 +432,10 @@ def test_a_server_s_recording_has_its_own_gpus_only(nvml: Callable[..., None], m
     with Sampler(hz=5) as sampler:
         pass
     assert [track.name for track in sampler.recording.tracks] == ["GPU 0", "GPU 1"]
+
+
+def test_another_word_for_the_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_DEVICE", "cuda")
+    with pytest.raises(SettingError, match="LABKIT_DEVICE is 'cuda'") as failure:
+        gpu.device_kind()
+    assert "unset LABKIT_DEVICE" in failure.value.fix

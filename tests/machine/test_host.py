@@ -162,8 +162,10 @@ def test_install_tools_without_root_gives_the_line(monkeypatch: pytest.MonkeyPat
 
 def test_gpus_that_are_hidden_are_named() -> None:
     first, second = gpu(), dataclasses.replace(gpu(), index=1, uuid="GPU-2")
-    row = line(well(gpus=(first, second), visible=(second,)), "hidden GPUs")
+    row = line(well(gpus=(first, second), visible=(second,), environment={"CUDA_VISIBLE_DEVICES": "1"}), "hidden GPUs")
     assert (row.verdict, row.value) == ("ok", "GPU 0 hidden by CUDA_VISIBLE_DEVICES")
+    row = line(well(gpus=(first, second), visible=(first,), environment={}), "hidden GPUs")
+    assert (row.verdict, row.value) == ("ok", "GPU 1 not seen by CUDA beside a MIG slice"), "nobody set the variable"
     row = line(well(gpus=(first, second), visible=()), "hidden GPUs")
     assert row.verdict == "warn" and row.value.startswith("GPU 0, 1 hidden") and "unset CUDA_VISIBLE_DEVICES" in row.fix
 
@@ -228,6 +230,10 @@ HIDDEN = ("CUDA_VISIBLE_DEVICES is '1', which names no GPU of this machine first
             "ALL_PROXY is set",
             "export no_proxy",
         ),
+        ({"home_open": True}, "rights", "warn", "other users may write", "chmod go-w"),
+        ({"environment": {"LABKIT_DEVICE": "cuda"}}, "LABKIT_DEVICE", "block", "cuda: no start takes that word", "cpu or gpu"),
+        ({"environment": {"LABKIT_DEVICE": "gpu"}}, "LABKIT_DEVICE", "warn", "sees none", "unset"),
+        ({"gpus": (gpu(),), "visible": (), "environment": {"CUDA_VISIBLE_DEVICES": ""}}, "hidden GPUs", "warn", "hidden by", "unset"),
         ({"environment": {"LABKIT_RUNTIME_VLM": "/x"}}, "LABKIT_RUNTIME_VLM", "warn", "names no engine", "unset"),
         ({"environment": {"LABKIT_RUNTIME_VLLM": "/gone/python"}}, "LABKIT_RUNTIME_VLLM", "block", "cannot be run", "unset"),
         ({"environment": {"LABKIT_RUNTIME_SGLANG": sys.executable}}, "LABKIT_RUNTIME_SGLANG", "warn", "has no sglang", "unset"),

@@ -77,8 +77,9 @@ def test_what_cannot_be_replaced_is_named() -> None:
     path = keys.key_file("vllm")
     keys.key("vllm")
     spoil(path, "a folder")
-    with pytest.raises(LabError, match=str(path)):
+    with pytest.raises(LabError, match=f"{path} is a folder") as failure:
         keys.key("vllm")
+    assert failure.value.fix == f"Move it away: mv {path} {path}.old"
 
 
 @pytest.mark.parametrize("how", SPOILT)
@@ -93,3 +94,11 @@ def test_a_server_whose_key_was_lost_since_says_so_and_shows_none(how: str) -> N
     keys.key("vllm")  # the next start of that name makes a new one
     with pytest.raises(LabError, match="has a newer one"):
         keys.started_with("vllm", path, wanted)
+
+
+def test_state_that_others_may_write_to_is_closed_to_them() -> None:
+    keys.key("vllm")
+    state = keys.key_file("vllm").parents[1]
+    state.chmod(0o777)
+    keys.key("vllm")
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700

@@ -96,8 +96,47 @@ def test_a_server_of_a_newer_labkit_s_engine_is_listed_and_left_alone(
     assert live.state == "ready"
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "3", '{"fake m cpu": 3}'])
+WRONG = [
+    ("server.json", change)
+    for change in (
+        {"port": -1}, {"port": 10**30}, {"command": [5]}, {"gpus": [1, {}]}, {"stages": [["a"]]}, {"stages": [["a", "b"]]}, {"baseline": ["x"]},
+        {"created_at": float("inf")}, {"created_at": float("nan")}, {"created_at": 1e300}, {"ready_at": 10**40}, {"watcher": True},
+        {"out": "\0"}, {"model": "\ud800"}, {"name": "other"}, {"name": "../x"},
+    )
+] + [
+    ("exit.json", change)
+    for change in ({"left": [1]}, {"left": [["a", "b"]]}, {"left": [[1]]}, {"left": [[1, 2, 3]]}, {"ended_at": float("nan")}, {"code": "x"})
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "change"), WRONG, ids=str)
+def test_fields_of_another_type_or_out_of_the_world_are_damage(
+    file: str, change: dict[str, object], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ServerFolder("fake")
+    folder.save(Record.from_json(OLD))
+    good = {"server.json": OLD, "exit.json": {"code": 0, "reason": "exited", "ended_at": 1.0}}
+    (folder.folder / "exit.json").write_text(json.dumps(good["exit.json"]))
+    assert folder.record and folder.exit
+    (folder.folder / file).write_text(json.dumps(good[file] | change))
+    assert (folder.record if file == "server.json" else folder.exit) is None
+    assert (folder.status().state, folder.processes(), main(["ps"])) == ("ended", [], 0)
+    assert "fake" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]", "{", "3", '{"fake m cpu": 3}', '{"fake m cpu": {"loading": "x"}}', '{"fake m cpu": {"loading": null}}',
+        '{"fake m cpu": {"loading": NaN}}', '{"fake m cpu": {"loading": -5}}', '{"fake m cpu": {"loading": 1e400}}',
+    ],
+)  # fmt: skip
 def test_times_of_earlier_starts_that_cannot_be_read_are_done_without(text: str, begin: Callable[..., Server], home: Path) -> None:
     (home / "state").mkdir()
     (home / "state" / "stages.json").write_text(text)
+    assert begin().wait(30).state == "ready"
+
+
+def test_a_folder_in_place_of_the_times_hinders_no_start(begin: Callable[..., Server], home: Path) -> None:
+    (home / "state" / "stages.json").mkdir(parents=True)
     assert begin().wait(30).state == "ready"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,6 +18,8 @@ from fake_server import ENGINE
 
 from labkit import cli
 from labkit.common.errors import LabError, NotRunning, StartFailed
+from labkit.engines import ENGINES
+from labkit.serving.exits import ENDING, ROOM
 from labkit.serving.process_table import descendants
 from labkit.serving.registry import RECORD, SPEC, ServerFolder, entries
 from labkit.serving.server import Server, attach, down, shutdown
@@ -150,3 +154,68 @@ def attach_fake() -> Server:
 def test_down_goes_on_after_a_name_that_does_not_run(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["down", "nosuch", "../keys"]) == 1
     assert "nosuch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [RECORD, "exit.json", ENDING])
+def test_files_of_an_earlier_start_say_nothing_of_this_one(begin: Begin, name: str) -> None:
+    """As somebody restores them from a copy, or writes them in the moment in which the name changes hands."""
+    begin(owner="lab").wait(30).stop()
+    file = ServerFolder("fake").folder / name
+    earlier = file.read_bytes()
+    server = begin(owner="lab").wait(30)
+    file.write_bytes(earlier)
+    assert server.state == "ready" and server.answers()
+    state = ServerFolder("fake").status().state
+    assert state == ("damaged" if name == RECORD else "ready")
+    down("fake") if state == "damaged" else server.stop()
+    assert not server.alive and not server.processes()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", None], ids=str)
+def test_who_started_it_still_knows_it_when_its_record_is_lost(begin: Begin, content: bytes | None) -> None:
+    server = begin(owner="lab").wait(30)
+    path = ServerFolder("fake").folder / RECORD
+    path.unlink() if content is None else path.write_bytes(content)
+    assert (server.state, server.alive, len(server.processes())) == ("ready", True, 2)
+    report = server.stop()
+    assert report.processes_left == 0 and report.memory_before > 0 and not server.alive
+
+
+@pytest.mark.parametrize("name", [RECORD, SPEC, "pids.json", "exit.json", ENDING])
+def test_a_folder_in_the_place_of_a_file_hinders_no_start(begin: Begin, name: str) -> None:
+    begin(owner="lab").wait(30).stop()
+    file = ServerFolder("fake").folder / name
+    file.unlink(missing_ok=True)
+    (file / "inside").mkdir(parents=True)
+    assert not ServerFolder("fake").status().alive
+    assert begin(owner="lab").wait(30).answers()
+
+
+def test_what_three_killed_guards_left_is_cleared_by_whoever_comes_next(begin: Begin) -> None:
+    server = begin(owner="lab").wait(30)
+    folder = ServerFolder("fake").folder
+    pids = json.loads((folder / "pids.json").read_text())
+    (folder / "tmp" / "left").touch()
+    for who in ("watcher", "sentry", "keeper"):
+        os.kill(pids[who], signal.SIGSTOP)
+    for who in ("watcher", "sentry", "keeper"):
+        os.kill(pids[who], signal.SIGKILL)
+    until(lambda: not ServerFolder("fake").guards())
+    assert (folder / ROOM).exists()
+    server.stop()
+    assert not server.processes() and list((folder / "tmp").iterdir()) == [] and not (folder / ROOM).exists()
+
+
+def test_ps_says_ready_of_a_server_that_nobody_waits_for(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = begin("--slow", "1", owner="lab")
+    monkeypatch.setitem(ENGINES, "fake", server.engine)
+
+    def row() -> str:
+        cli.main(["ps"])
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert "starting" in row()
+    until(server.answers)
+    assert " ready " in row()

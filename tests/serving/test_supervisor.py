@@ -226,6 +226,21 @@ def test_a_command_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert ended["reason"] == "not started" and "no-python" in str(ended["error"])
 
 
+def test_a_start_whose_processes_cannot_be_written_down_is_none(run: Callable[..., Run], tmp_path: Path) -> None:
+    """A disk that is full: the engine is ended, and the end names the file."""
+    (tmp_path / "pids.json").mkdir()
+    each = run()
+    ended = each.exit()
+    each.watcher.wait(10)
+    assert ended["reason"] == "not started" and "pids.json" in str(ended["error"]) and marked(each.spec.mark) == []
+
+
+def test_guards_that_cannot_read_what_to_start_say_so(run: Callable[..., Run], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-I", "-c", PROGRAM, str(tmp_path / "spec.json")], capture_output=True)
+    assert done.returncode == 0 and done.stderr == b""
+    assert "spec.json" in json.loads((tmp_path / "exit.json").read_text())["error"]
+
+
 LITTERER = """
 import os, socket, sys, tempfile, time
 folder = tempfile.gettempdir()
