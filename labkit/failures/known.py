@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).with_name("catalogue")
-HOMES = ("settings", "vllm", "sglang", "open_webui", "tools", "hub", "cuda", "system", "torch")
+HOMES = ("ssh", "settings", "vllm", "sglang", "open_webui", "tools", "hub", "cuda", "system", "torch")
 """The order in which files are searched: what is narrow before what is broad. Others come after them, by name."""
 
 
