@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from .pastes import cleaned
+
 ANSI = re.compile(r"(?:\x1b|\^\[|#033)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 PIDS = re.compile(r"(?:\([^()\n]{0,60}?\b(?:pid|rank)=\d+[^()\n]{0,60}\) ?)+")
 RANK = re.compile(r"\[(rank\d+)\]:? ?")
@@ -53,7 +55,7 @@ class LogLine(NamedTuple):
 
 def records(text: str, peel: Peel | None = None) -> list[LogLine]:
     """Every line of `text` that says something, in order. `peel` takes off what is not an engine's own (`outer.peeled`)."""
-    text = text.replace("\r\n", "\n").replace("\0", "")
+    text = cleaned(text.replace("\r\n", "\n").replace("\0", ""))
     if "\x1b" in text or "^[[" in text or "#033[" in text:
         text = ANSI.sub("", text)
     if BARE in text:

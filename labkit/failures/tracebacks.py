@@ -85,7 +85,7 @@ class Raised:
 
 
 def _dotted(path: str) -> str:
-    return PACKAGES.sub("", path).removesuffix(".py").removesuffix("/__init__").strip("/.").replace("/", ".")
+    return PACKAGES.sub("", path.replace("\\", "/")).removesuffix(".py").removesuffix("/__init__").strip("/.").replace("/", ".")
 
 
 @dataclass
@@ -133,6 +133,7 @@ class _Reader:
         self.before = ""
         self.head = ("", "")
         self.level = ""
+        self.flat = False  # whether the blanks before each line were lost
 
     def take(self, line: LogLine) -> None:
         self.stamp, self.number = line.stamp or self.stamp, line.number
@@ -176,6 +177,9 @@ class _Reader:
         if found := FRAME.match(text):
             self.chains[-1].frames.append((found[1], found[3] or ""))
             self.chains[-1].source = ""
+            self.flat = text[:1] == "F"
+        elif self.flat and not self.chains[-1].source and not ALONE.fullmatch(text):
+            self.chains[-1].source = text.strip()
         elif text[:1].strip() and (found := RAISED.fullmatch(text)):
             self._raised(line, text, found)
         elif text.startswith("    ") and not self.chains[-1].source and text.strip("~^ "):

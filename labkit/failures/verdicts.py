@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..common.errors import SettingError
 from . import deaths, roots, wording
-from .known import Failure, Words, of_engine
+from .known import KnownFailure, Words, of_engine
 from .outer import peeled, read
 from .phases import phase
 from .records import LogLine, records
@@ -195,7 +195,7 @@ def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdic
     return replace(verdict, id=failure.id, causes=causes, fixes=fixes)
 
 
-def classify(root: Root, stage: str, engine: str) -> tuple[Failure | None, Raised, dict[str, str | None]]:
+def classify(root: Root, stage: str, engine: str) -> tuple[KnownFailure | None, Raised, dict[str, str | None]]:
     """What is known of a root: of its own words first, then of those of its chain; with the exception that is known, else the root's."""
     for one in [root.raised, *(raised for raised in (*root.chain[:DEEPEST], *root.chain[-DEEPEST:]) if raised is not root.raised)]:
         for row in of_engine(engine):
@@ -204,7 +204,7 @@ def classify(root: Root, stage: str, engine: str) -> tuple[Failure | None, Raise
     return None, root.raised, {}
 
 
-def _matched(row: Failure, raised: Raised, beside: str) -> dict[str, str | None] | None:
+def _matched(row: KnownFailure, raised: Raised, beside: str) -> dict[str, str | None] | None:
     """The named groups of a row that an exception fits, None where it does not fit."""
     groups: dict[str, str | None] = {}
     if (row.type and not row.type.fullmatch(raised.name)) or (row.module and not row.module.fullmatch(raised.module)):
@@ -223,11 +223,11 @@ def _matched(row: Failure, raised: Raised, beside: str) -> dict[str, str | None]
 
 
 SAYS = {
-    "vllm": re.compile(r"EngineCore|APIServer|Vllm|vLLM|vllm[./]|^ ?(?:vllm|main\.py serve)\b.*: error: "),
-    "sglang": re.compile(r"sglang[./]|SGLang|\bTP\d\b|^ ?(?:sglang|launch_server\.py)\b.*: error: "),
+    "vllm": re.compile(r"EngineCore|APIServer|Vllm|vLLM|vllm[./\\]|(?:^| )(?:vllm|main\.py serve|api_server\.py)\b[\w -]*: error: "),
+    "sglang": re.compile(r"sglang[./\\]|SGLang|\bTP\d\b|(?:^| )(?:sglang|launch_server\.py)\b[\w -]*: error: "),
     "open_webui": re.compile(r"open_webui"),
     "llamafactory": re.compile(r"llamafactory"),
-    "verl": re.compile(r"verl[./]"),
+    "verl": re.compile(r"verl[./\\]"),
 }
 
 
