@@ -32,7 +32,7 @@ PLENTY = 5
 FRAME = re.compile(r'File "[^"]+", line \d+, in \S+')
 BEGINS = re.compile(
     r'\s+File "|\s*[~^][~^ ]*$|\s*$|Traceback \(|The above exception|During handling|usage: |\s*\d+%|\S+:? +\d+%\||```|</'
-    r"|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|\([^)]* pid=\d+|\[\d{4}-\d\d-\d\d|\S*[$#] |[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)"
+    r"|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL|SIGQUIT|Received|Killed|Aborted|Please|Exception|Process|Try)\b|\([^)]* pid=\d+|\[\d{4}-\d\d-\d\d|\S*[$#] |[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)"
 )
 """What a line begins with that is no rest of another."""
 
@@ -95,7 +95,13 @@ def _rejoined(lines: list[str], own: Callable[[str], int]) -> list[str]:
     joined, whole, at, prefixed = list(rows), "", 0, False
     for number, row in enumerate(rows):
         full = number > 0 and len(rows[number - 1]) in (width, width - 1 if padded or prefixed else width)
-        if full and (plenty or not FRAME.fullmatch(whole)) and _continues(row, prefixed, own) and beginnings[_beginning(row)] <= most:
+        if (
+            full
+            and (widths[width] > 1 or not row[:1].isupper())
+            and (plenty or not FRAME.fullmatch(whole))
+            and _continues(row, prefixed, own)
+            and beginnings[_beginning(row)] <= most
+        ):
             whole += " " * (width - len(rows[number - 1])) + row
             joined[at], joined[number] = whole, ""
         else:

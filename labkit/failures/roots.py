@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from . import deaths
+from . import deaths, starts
 from .phases import ready
 from .records import LogLine
-from .tracebacks import CUT_OFF, HEADER, QUIET, Chain, Raised, chains, plain
+from .tracebacks import CUT_OFF, HEADER, LIVED, QUIET, QUIETLY, WITNESS, WRAPPER, Chain, Raised, Root, chains, plain
 
 WRAPPERS = re.compile(
     "|".join(
@@ -120,37 +120,13 @@ ENDING = re.compile(
     re.IGNORECASE,
 )
 """Words of INFO lines that a dying process may write too."""
-LIVED, WITNESS, WRAPPER, QUIETLY = 3, 4, 5, 6
-"""Ranks of what is no cause, or hardly: see `Root`. A witness is told of only if it is known; what is said quietly is not told of."""
 TRIVIAL = frozenset(["HTTPError", "HTTPStatusError", "KeyError", "AttributeError", "IndexError", "StopIteration", "Empty", "LookupError"])
 """What is looked up first and then made or refused: while it is handled the real failure comes."""
 
 
-BANNERS = ("vLLM API server version", "non-default args", "server_args=")
-"""What a start writes first."""
 MOST_ERRORS = 20
 """Of a server that lives: errors that are looked at, the last ones."""
 SHUTDOWN = re.compile(r"\[shutdown\]|Shutting down|shutdown of|SIGTERM|SIGINT|Gracefully exiting")
-
-
-@dataclass(frozen=True)
-class Root:
-    """An exception that ended a process. `rank` is 0 for a cause, 1 for a consequence, 2 for a mere line, 3 where its process lived on.
-
-    `chain` has all exceptions that led to each other, without wrappers; `raised` is the one of them that says why. `beside` is what
-    compilers, NCCL and torch's own look at the GPUs wrote besides.
-    """
-
-    raised: Raised
-    chain: tuple[Raised, ...]
-    process: str
-    stamp: str
-    rank: int
-    beside: str = ""
-
-    @property
-    def number(self) -> int:
-        return self.raised.number
 
 
 def of(lines: list[LogLine]) -> list[Root]:
@@ -167,7 +143,12 @@ def of(lines: list[LogLine]) -> list[Root]:
             root = _root(chain)
             if root.rank != QUIETLY:
                 (roots if root.rank < WRAPPER else wrappers).append(_ranked(root, chain, lived))
-    roots, wrappers = _of_the_last_start(lines, by_process, roots, wrappers)
+    if began := starts.last(lines, roots, wrappers):
+        old = starts.earlier(by_process, began)
+        late = [[root for root in some if root.number >= began and root.process not in old] for some in (roots, wrappers)]
+        if any(late):
+            roots, wrappers = late
+            lines = [line for line in lines if line.number >= began and line.process not in old]
     served = ready(lines)
     if served and not wrappers and not any(WRAPPERS.match(line.text) for line in lines if line.level not in QUIET):
         errors = [root for root in roots if root.rank == LIVED and (root.raised.level == "ERROR" or root.raised.frames)]
@@ -179,9 +160,10 @@ def of(lines: list[LogLine]) -> list[Root]:
     if not roots and not served:
         roots = _error_lines(lines)
     if not roots:
-        ended = any(SHUTDOWN.search(line.text) for line in lines) if served and wrappers else False
+        starting = bool(wrappers) and "initialization failed" in wrappers[-1].raised.message
+        ended = served and not starting and any(SHUTDOWN.search(line.text) for line in lines)
         roots = [] if ended else wrappers[-1:]
-    return [replace(root, beside=_beside(root, lines)) for root in roots[:1]] + roots[1:]
+    return [replace(root, beside=_beside(root, lines), since=began) for root in roots[:1]] + roots[1:]
 
 
 def _root(chain: Chain) -> Root:
@@ -235,25 +217,6 @@ def _last_life(lines: list[LogLine], first: int) -> int:
         if (line.level in ("INFO", "DEBUG") or (line.begins and not line.level)) and line.text and not ENDING.search(line.text):
             return line.number
     return 0
-
-
-def _of_the_last_start(
-    lines: list[LogLine], by_process: dict[str, list[LogLine]], roots: list[Root], wrappers: list[Root]
-) -> tuple[list[Root], list[Root]]:
-    """Without what an earlier start in the same file said, if the last one failed too."""
-    starts: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for line in lines:
-        if line.level in ("", "INFO") and (said := next((words for words in BANNERS if words in line.text), "")):
-            starts[line.process, "" if "pid" in line.process else said].append(line.number)
-    one_each = [numbers[:1] if "pid" in process else numbers for (process, _), numbers in starts.items()]
-    began = max((numbers[-1] for numbers in one_each), default=0)
-    by_pid = {process for process, _ in starts if "pid" in process}
-    repeated = len(by_pid) + max((len(numbers) for (process, _), numbers in starts.items() if "pid" not in process), default=0) > 1
-    if not repeated or not any(root.number < began for root in [*roots, *wrappers]):
-        return roots, wrappers
-    earlier = {process for process, own in by_process.items() if process and "pid" in process and own[0].number < began}
-    late = [[root for root in some if root.number > began and root.process not in earlier] for some in (roots, wrappers)]
-    return (late[0], late[1]) if late[0] or late[1] else (roots, wrappers)
 
 
 def _one_a_process(roots: list[Root]) -> list[Root]:

@@ -102,6 +102,31 @@ class Chain:
     link: str = ""
 
 
+LIVED, WITNESS, WRAPPER, QUIETLY = 3, 4, 5, 6
+"""Ranks of what is no cause, or hardly: see `Root`. A witness is told of only if it is known; what is said quietly is not told of."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """An exception that ended a process. `rank` is 0 for a cause, 1 for a consequence, 2 for a mere line, 3 where its process lived on.
+
+    `chain` has all exceptions that led to each other, without wrappers; `raised` is the one of them that says why. `beside` is what
+    compilers, NCCL and torch's own look at the GPUs wrote besides; `since` the line with which its start begins.
+    """
+
+    raised: Raised
+    chain: tuple[Raised, ...]
+    process: str
+    stamp: str
+    rank: int
+    beside: str = ""
+    since: int = 0
+
+    @property
+    def number(self) -> int:
+        return self.raised.number
+
+
 def chains(lines: Iterable[LogLine]) -> list[Chain]:
     """Every exception that the lines of one process tell, in chains, in order."""
     reader = _Reader()

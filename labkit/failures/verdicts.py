@@ -22,8 +22,7 @@ from .known import KnownFailure, Words, of_engine
 from .outer import peeled, read
 from .phases import phase
 from .records import LogLine, records
-from .roots import Root
-from .tracebacks import CUT_OFF, Raised
+from .tracebacks import CUT_OFF, WITNESS, Raised, Root
 
 UNKNOWN = Words("labkit does not know this failure.", "labkit 不认识这个错误。")
 NOTHING = Words("The log tells of no failure.", "日志里没有错误。")
@@ -170,15 +169,15 @@ def _path(given: str | Path) -> Path | None:
 
 
 def _verdict(lines: list[LogLine], engine: str, places: Sequence[tuple[int, str]]) -> Verdict:
-    engine = engine or told_engine(lines)
     found = roots.of(lines)
+    engine = engine or told_engine([line for line in lines if line.number >= found[0].since] if found and found[0].since else lines)
     if not found:
         return Verdict(False, engine=engine, empty=not any(line.text.strip() for line in lines))
-    root = next((root for root in found if root.rank != roots.WITNESS or classify(root, "serving", engine)[0]), found[0])
+    root = next((root for root in found if root.rank != WITNESS or classify(root, "serving", engine)[0]), found[0])
     start, file = next((place for place in reversed(places) if place[0] < root.number), (0, ""))
     functions = [function for raised in root.chain for _, function in raised.frames]
     verdict = _named(root, phase(functions, root.process, root.number, lines), engine, file, start)
-    return Verdict(False, engine=engine) if root.rank == roots.WITNESS and not verdict.known else verdict
+    return Verdict(False, engine=engine) if root.rank == WITNESS and not verdict.known else verdict
 
 
 def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdict:
