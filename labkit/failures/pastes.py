@@ -32,7 +32,8 @@ PLENTY = 5
 FRAME = re.compile(r'File "[^"]+", line \d+, in \S+')
 BEGINS = re.compile(
     r'\s+File "|\s*[~^][~^ ]*$|\s*$|Traceback \(|The above exception|During handling|usage: |\s*\d+%|\S+:? +\d+%\||```|</'
-    r"|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL|SIGQUIT|Received|Killed|Aborted|Please|Exception|Process|Try)\b|\([^)]* pid=\d+|\[\d{4}-\d\d-\d\d|\S*[$#] |[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)"
+    r"|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL|SIGQUIT|Received|Killed|Aborted|Please|Exception|Process|Try)\b"
+    r"|\([^)]* pid=\d+|\[\d{4}-\d\d-\d\d|\S*[$#] |[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)"
 )
 """What a line begins with that is no rest of another."""
 

@@ -76,5 +76,7 @@ def test_what_is_below_both_engines_is_held_against_both(row: KnownFailure) -> N
 
 
 def test_most_rows_that_are_said_have_an_example() -> None:
-    without = [row.id for row in SAID if not row.example and not row.beside and not row.phase and not ELSEWHERE.match(row.home)]
+    needs_more = ("beside", "phase", "module", "function", "within", "source")
+    rows = [row for row in SAID if not ELSEWHERE.match(row.home) and not any(getattr(row, part) for part in needs_more)]
+    without = [row.id for row in rows if not row.example]
     assert len(without) <= 8, without
