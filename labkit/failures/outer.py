@@ -26,6 +26,9 @@ WIDEST = 120
 """Characters of a line in which a prefix that all lines share is looked for."""
 COMMON = 0.95
 """Of the lines that say something."""
+CONTROLS = re.compile(r"[\x01-\x06\x0e-\x1a\x1c-\x1f]")
+SAMPLE, MOST_CONTROLS = 65536, 0.02
+"""Characters that are looked at, and how many of them may be such as no text has."""
 HEAD_BYTES, TAIL_BYTES = 16 * 2**20, 48 * 2**20
 """Of a file that is larger than both the middle is left out, but for its line breaks."""
 
@@ -43,6 +46,12 @@ def read(path: Path) -> str:
             data = gzip.decompress(data)
     wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     return data.decode("utf-16" if wide else "utf-8", errors="replace").removeprefix("\ufeff")
+
+
+def is_binary(text: str) -> bool:
+    """Whether what was read is no text: an executable, an archive, weights. NULs alone do not tell: shippers of logs leave them."""
+    first = text[:SAMPLE].replace("\0", "")
+    return len(CONTROLS.findall(first)) > MOST_CONTROLS * max(len(first), 100)
 
 
 def peeled(lines: list[str], own: Callable[[str], int]) -> Sequence[str]:

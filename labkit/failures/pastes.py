@@ -18,6 +18,8 @@ HEADER = "Traceback (most recent call last)"
 COUNTER = re.compile(r" *(\d+)(?:\t|:|\u2192| ?[|\u2502] ?|\. | )")
 COUNTED = 0.9
 """Of the lines that say something."""
+SAMPLES = 200
+"""Lines that tell how the others are."""
 NARROWEST, WIDEST = 40, 400
 """Widths of a terminal."""
 USUAL = frozenset([80, 100, 120, 132, 160, 200])
@@ -56,6 +58,9 @@ def mended(lines: list[str], own: Callable[[str], int]) -> list[str]:
 
 def _uncounted(lines: list[str]) -> list[str]:
     """Without the numbers of lines, as an editor, `cat -n` or `grep -n` shows them."""
+    first = [line for line in lines[: 2 * SAMPLES] if line.strip()][:SAMPLES]
+    if sum(1 for line in first if COUNTER.match(line)) < COUNTED * len(first):
+        return lines
     counted = [COUNTER.match(line) for line in lines]
     numbers = [int(found[1]) for found in counted if found]
     if len(numbers) < max(2, COUNTED * sum(1 for line in lines if line.strip())):

@@ -28,6 +28,10 @@ BARE, BARE_ANSI = "[0;0m", re.compile(r"\[\d{1,3}(?:;\d{1,3})*m")
 """Colours whose escape character was lost on the way."""
 WIDEST, MOST_STATES = 20_000, 1000
 """Characters of a line, and states of a progress bar in one, that are looked at."""
+HEAD_LINES, TAIL_LINES = 15_000, 25_000
+"""Of a longer log the middle is left out."""
+KEPT = 500
+"""Lines at either end that are kept, whatever they say."""
 LETTERS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 BAR = re.compile(r"[^\n]*?(?:\d+%|\d+it)[^\n]{0,160}?\[[\d:]+(?:<[\d:?]+)?, *[^\]\n]*\]|[^|\n]{0,80}\d+%\|[^|\n]*\|[^\n]*$")
 GROUP = re.compile(r"^ +(?:\| ?|\+ (?=Exception Group)|\+-[-+]* ?\d* ?-*)")
@@ -61,7 +65,22 @@ def records(text: str, peel: Peel | None = None) -> list[LogLine]:
     if BARE in text:
         text = BARE_ANSI.sub("", text)
     lines = text.split("\n")
+    if len(lines) > HEAD_LINES + TAIL_LINES:
+        lines = _thinned(lines)
     return list(_records(peel(lines, known) if peel else lines))
+
+
+def _thinned(lines: list[str]) -> list[str]:
+    """A long log without what servers say of every request, and then without its middle; lines keep their numbers."""
+    last = len(lines) - KEPT
+    for number in range(KEPT, last):
+        line = lines[number]
+        if 'HTTP/1.1" 200' in line or " throughput" in line or "Decode batch" in line or "Prefill batch" in line:
+            lines[number] = ""
+    said = [number for number, line in enumerate(lines) if line]
+    for number in said[HEAD_LINES:-TAIL_LINES]:
+        lines[number] = ""
+    return lines
 
 
 def known(line: str) -> int:
@@ -73,7 +92,7 @@ def _records(lines: Sequence[str]) -> Iterator[LogLine]:
     new, starts, writers = tuple.__new__, STARTS, dict[str, str]()
     process = ""  # of a line that has no prefix: the writer of the message that it belongs to
     for number, whole in enumerate(lines, 1):
-        for line in _states(whole) if "\r" in whole or "it/s" in whole or "%" in whole else (whole,):
+        for line in _states(whole) if "\r" in whole or "it/s" in whole or "s/it" in whole or "%|" in whole or "% C" in whole else (whole,):
             if not line:
                 continue
             if line[0] not in starts:

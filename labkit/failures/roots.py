@@ -126,6 +126,7 @@ TRIVIAL = frozenset(["HTTPError", "HTTPStatusError", "KeyError", "AttributeError
 
 MOST_ERRORS = 20
 """Of a server that lives: errors that are looked at, the last ones."""
+RETRIED = re.compile(r"\b[Rr]etry(?:ing)? (?:in|after) \d|\bTrying to resume download")
 SHUTDOWN = re.compile(r"\[shutdown\]|Shutting down|shutdown of|SIGTERM|SIGINT|Gracefully exiting")
 
 
@@ -204,7 +205,7 @@ def _ranked(root: Root, chain: Chain, lived: int) -> Root:
     rank, raised = root.rank, root.raised
     if rank == 0 and (chain.aside or raised.name in CONSEQUENCE_TYPES or CONSEQUENCES.match(raised.message)):
         rank = 1
-    if rank < LIVED and raised.number < lived:
+    if rank < LIVED and (raised.number < lived or RETRIED.search(raised.message)):
         rank = LIVED
     return replace(root, rank=rank)
 

@@ -49,6 +49,9 @@ def _banners(lines: Sequence[LogLine]) -> list[int]:
     """Where a banner comes again, or the same one of another process."""
     seen: dict[tuple[str, str], list[int]] = defaultdict(list)
     for line in lines:
+        text = line.text
+        if not ("server_args=" in text or "server version" in text or "non-default" in text):
+            continue
         if line.level in ("", "INFO") and (said := next((words for words in BANNERS if words in line.text), "")):
             seen[line.process, said].append(line.number)
     firsts = {process: min(numbers[0] for (one, _), numbers in seen.items() if one == process) for process, _ in seen}
@@ -70,15 +73,19 @@ def _after(lines: Sequence[LogLine], ends: Sequence[Root]) -> list[int]:
 def _early(ends: Sequence[Root]) -> list[int]:
     """After which lines a failure is a start of its own, since something else failed before that cannot have led to it."""
     found: list[int] = []
-    for place, end in enumerate(ends):
-        before = [other for other in ends[:place] if other.rank <= 1 or other.rank > LIVED]
-        if not before or end.rank > 0:
+    writers: set[str] = set()
+    other, number = "", 0
+    for end in ends:
+        if end.rank not in (0, 1) and end.rank <= LIVED:
             continue
-        children = any(other.process not in ("", "main", end.process) for other in before)
-        engine, other = _engine(end), next((said for root in reversed(before) if (said := _engine(root))), "")
-        main = end.process in ("", "main") and any(map(_from_the_top, end.chain))
-        if end.raised.type == "ArgumentError" or (main and children) or (engine and other and engine != other):
-            found.append(before[-1].number + 1)
+        engine = _engine(end)
+        if number and end.rank == 0:
+            children = bool(writers - {"", "main", end.process})
+            main = end.process in ("", "main") and any(map(_from_the_top, end.chain))
+            if end.raised.type == "ArgumentError" or (main and children) or (engine and other and engine != other):
+                found.append(number + 1)
+        writers.add(end.process)
+        other, number = engine or other, end.number
     return found
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from .records import GROUP, LogLine
 
@@ -84,6 +85,7 @@ class Raised:
         return {_dotted(path) for path, _ in self.frames}
 
 
+@lru_cache(maxsize=4096)
 def _dotted(path: str) -> str:
     return PACKAGES.sub("", path.replace("\\", "/")).removesuffix(".py").removesuffix("/__init__").strip("/.").replace("/", ".")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..common.errors import SettingError
 from . import deaths, roots, wording
 from .known import KnownFailure, Words, of_engine
-from .outer import peeled, read
+from .outer import is_binary, peeled, read
 from .phases import phase
 from .records import LogLine, records
 from .tracebacks import CUT_OFF, WITNESS, Raised, Root
@@ -129,13 +129,14 @@ def explain(path_or_text: str | Path, *, engine: str = "", language: str = "") -
 
 def explain_text(text: str, *, engine: str = "") -> Verdict:
     """The same of a text alone."""
-    return _verdict(records(text, peeled), engine, [])
+    return _verdict(records(text, peeled), engine, [], blank=not text.strip())
 
 
 def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
     """The same of the logs of one server, standard output's first; those that are not there count as empty."""
     lines: list[LogLine] = []
     places: list[tuple[int, str]] = []
+    blank = True
     for path in paths:
         try:
             text = read(path)
@@ -143,10 +144,13 @@ def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
             continue
         except OSError as error:
             raise SettingError(f"{path} cannot be read: {error.strerror}.", "Give a file that you may read.") from error
+        if is_binary(text):
+            raise SettingError(f"{path} holds no text.", "Give the log itself; unpack it first if it lies in an archive.")
+        blank = blank and not text.strip()
         start = lines[-1].number if lines else 0
         lines += [line._replace(number=line.number + start) for line in records(text, peeled)] if start else records(text, peeled)
         places.append((start, str(path)))
-    return _verdict(lines, engine, places)
+    return _verdict(lines, engine, places, blank=blank)
 
 
 def explain_message(message: str, *, engine: str) -> Verdict:
@@ -162,17 +166,17 @@ def _path(given: str | Path) -> Path | None:
     with suppress(OSError):
         if path.is_file():
             return path
-    if isinstance(given, Path) or re.fullmatch(r"\S*/\S*|[^:]*\.(?:log|txt|out|err|gz)", given.strip()):
+    if isinstance(given, Path) or re.fullmatch(r"\S*/\S*|[A-Za-z]:[\\/][^:]*|(?:[A-Za-z]:)?[^:]*\.(?:log|txt|out|err|gz)", given.strip()):
         what = "a folder" if path.is_dir() else "no file" if path.exists() else "not there"
         raise SettingError(f"{given} is {what}.", "Give the file of a log, or its text.")
     return None
 
 
-def _verdict(lines: list[LogLine], engine: str, places: Sequence[tuple[int, str]]) -> Verdict:
+def _verdict(lines: list[LogLine], engine: str, places: Sequence[tuple[int, str]], *, blank: bool) -> Verdict:
     found = roots.of(lines)
     engine = engine or told_engine([line for line in lines if line.number >= found[0].since] if found and found[0].since else lines)
     if not found:
-        return Verdict(False, engine=engine, empty=not any(line.text.strip() for line in lines))
+        return Verdict(False, engine=engine, empty=blank)
     root = next((root for root in found if root.rank != WITNESS or classify(root, "serving", engine)[0]), found[0])
     start, file = next((place for place in reversed(places) if place[0] < root.number), (0, ""))
     functions = [function for raised in root.chain for _, function in raised.frames]
