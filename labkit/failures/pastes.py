@@ -1,19 +1,15 @@
-"""What copying does to a log, undone: entities of HTML, odd blanks, a margin of Markdown, lines broken at the width of a terminal.
+"""What copying does to the lines of a log, undone: a margin of Markdown, numbers of lines, lines broken at the width of a terminal.
 
 Every line keeps its number: what is joined to the line before leaves an empty one. Does not cover what shippers of logs put before
-lines (`outer`).
+lines (`outer`), other characters (`records`).
 """
 
 from __future__ import annotations
 
-import html
 import re
 from collections import Counter
 from collections.abc import Callable
 
-ENTITY = re.compile(r"&(?:quot|apos|lt|gt|nbsp|#0?3[49]|#[xX]2[27]);")
-BLANKS = {"\u00a0": " ", "\u2002": " ", "\u2003": " ", "\u202f": " ", "\u3000": " ", "\ufeff": "", "\u200b": "", "\u2060": ""}
-"""Other blanks than a log has, and what they were."""
 HEADER = "Traceback (most recent call last)"
 COUNTER = re.compile(r" *(\d+)(?:\t|:|\u2192| ?[|\u2502] ?|\. | )")
 COUNTED = 0.9
@@ -38,17 +34,6 @@ BEGINS = re.compile(
     r"|\([^)]* pid=\d+|\[\d{4}-\d\d-\d\d|\S*[$#] |[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)"
 )
 """What a line begins with that is no rest of another."""
-
-
-def cleaned(text: str) -> str:
-    """`text` with the characters that a log has."""
-    if "&" in text and ENTITY.search(text):
-        text = html.unescape(text)
-    if not text.isascii():
-        for odd, usual in BLANKS.items():
-            if odd in text:
-                text = text.replace(odd, usual)
-    return text
 
 
 def mended(lines: list[str], own: Callable[[str], int]) -> list[str]:

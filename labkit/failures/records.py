@@ -10,12 +10,14 @@ CRLF, the states of progress bars. What a shipper of logs puts before all that i
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from .pastes import cleaned
-
+ENTITY = re.compile(r"&(?:quot|apos|lt|gt|nbsp|#0?3[49]|#[xX]2[27]);")
+BLANKS = {"\u00a0": " ", "\u2002": " ", "\u2003": " ", "\u202f": " ", "\u3000": " ", "\ufeff": "", "\u200b": "", "\u2060": ""}
+"""Other blanks than a log has, and what they were."""
 ANSI = re.compile(r"(?:\x1b|\^\[|#033)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 PIDS = re.compile(r"(?:\([^()\n]{0,60}?\b(?:pid|rank)=\d+[^()\n]{0,60}\) ?)+")
 RANK = re.compile(r"\[(rank\d+)\]:? ?")
@@ -59,7 +61,7 @@ class LogLine(NamedTuple):
 
 def records(text: str, peel: Peel | None = None) -> list[LogLine]:
     """Every line of `text` that says something, in order. `peel` takes off what is not an engine's own (`outer.peeled`)."""
-    text = cleaned(text.replace("\r\n", "\n").replace("\0", ""))
+    text = _cleaned(text.replace("\r\n", "\n").replace("\0", ""))
     if "\x1b" in text or "^[[" in text or "#033[" in text:
         text = ANSI.sub("", text)
     if BARE in text:
@@ -68,6 +70,17 @@ def records(text: str, peel: Peel | None = None) -> list[LogLine]:
     if len(lines) > HEAD_LINES + TAIL_LINES:
         lines = _thinned(lines)
     return list(_records(peel(lines, known) if peel else lines))
+
+
+def _cleaned(text: str) -> str:
+    """`text` with the characters that a log has."""
+    if "&" in text and ENTITY.search(text):
+        text = html.unescape(text)
+    if not text.isascii():
+        for odd, usual in BLANKS.items():
+            if odd in text:
+                text = text.replace(odd, usual)
+    return text
 
 
 def _thinned(lines: list[str]) -> list[str]:

@@ -155,10 +155,10 @@ def of(lines: list[LogLine]) -> list[Root]:
         errors = [root for root in roots if root.rank == LIVED and (root.raised.level == "ERROR" or root.raised.frames)]
         roots = [root for root in roots if root.rank < LIVED] or [replace(root, rank=WITNESS) for root in reversed(errors[-MOST_ERRORS:])]
     cut = {root.process: root.number for root in wrappers if root.raised.type == CUT_OFF}
-    roots = _one_a_process([root for root in roots if root.rank < LIVED or root.number > cut.get(root.process, 0)])
+    roots = _one_a_process([root for root in roots if not _went_on(root, cut)])
     if not (roots and roots[0].rank == WITNESS):
         roots.sort(key=lambda root: (root.rank, root.stamp or "~", root.number))
-    if not roots and not served:
+    if not roots and not served and not cut:
         roots = _error_lines(lines)
     if not roots:
         starting = bool(wrappers) and "initialization failed" in wrappers[-1].raised.message
@@ -218,6 +218,13 @@ def _last_life(lines: list[LogLine], first: int) -> int:
         if (line.level in ("INFO", "DEBUG") or (line.begins and not line.level)) and line.text and not ENDING.search(line.text):
             return line.number
     return 0
+
+
+def _went_on(root: Root, cut: dict[str, int]) -> bool:
+    """Whether it was no cause, since the log breaks off in a later traceback. `cut` has where, by process."""
+    if root.rank >= LIVED:
+        return root.number < max(cut.values(), default=0)
+    return root.rank == 0 and root.process in ("", "main") and root.number < cut.get(root.process, 0)
 
 
 def _one_a_process(roots: list[Root]) -> list[Root]:
