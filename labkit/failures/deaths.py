@@ -35,6 +35,8 @@ DEATHS = (
     ("ContainerError", r"(?P<m>docker: Error response from daemon: .+|.*nvidia-container-cli(?:\.real)?: .+)"),
 )
 DEATH = re.compile("|".join(f"(?P<k{place}>{pattern.replace('(?P<m>', f'(?P<m{place}>')})" for place, (_, pattern) in enumerate(DEATHS)))
+OUTSIDE = frozenset(["ArgumentError", "LoaderError", "NoCommand", "ContainerError"])
+"""Ends of a process that wrote nothing before: a line without a prefix is not of the writer of the lines above."""
 SIGNS = (
     ": error: ", "Fatal Python", "terminate called", "error while loading", "lookup error", "' not found", "Segfault", "egmentation fault",
     "Bus error", "Illegal instr", "Killed", "oom-kill", "ot found", "No module named", "module specification", "docker: Error",
@@ -67,7 +69,7 @@ def deaths(lines: Iterable[LogLine]) -> list[Chain]:
             continue
         place = next(place for place in range(len(DEATHS)) if match[f"k{place}"] is not None)
         raised = Raised(DEATHS[place][0], match[f"m{place}"].strip(), line.number, text.strip(), line.level)
-        found.append(Chain(line.process, stamp, [raised]))
+        found.append(Chain(line.process if line.head or raised.type not in OUTSIDE else "", stamp, [raised]))
     return found
 
 

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).with_name("catalogue")
-HOMES = ("settings", "vllm", "sglang", "open_webui", "tools", "hub", "cuda", "system", "torch")
+HOMES = ("ssh", "settings", "vllm", "sglang", "open_webui", "tools", "hub", "cuda", "system", "torch")
 """The order in which files are searched: what is narrow before what is broad. Others come after them, by name."""
 
 
@@ -54,7 +54,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Failure:
+class KnownFailure:
     """One row of the catalogue. `home` is the name of its file."""
 
     id: str
@@ -81,7 +81,7 @@ class Failure:
 
 
 @cache
-def failures() -> tuple[Failure, ...]:
+def failures() -> tuple[KnownFailure, ...]:
     """The whole catalogue, file after file. Raises ValueError for a row that is not as described above."""
     paths = sorted(FOLDER.glob("*.toml"), key=lambda path: (HOMES.index(path.stem) if path.stem in HOMES else len(HOMES), path.stem))
     rows = [_failure(path.stem, row) for path in paths for row in _rows(path)]
@@ -91,7 +91,7 @@ def failures() -> tuple[Failure, ...]:
     return tuple(rows)
 
 
-def of_engine(engine: str) -> list[Failure]:
+def of_engine(engine: str) -> list[KnownFailure]:
     """What `engine` can say; "" for one that is not known."""
     return [row for row in failures() if row.is_said and (not row.said_by or engine in row.said_by)]
 
@@ -102,7 +102,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _failure(home: str, row: Mapping[str, Any]) -> Failure:
+def _failure(home: str, row: Mapping[str, Any]) -> KnownFailure:
     known = {*PATTERNS, "id", "said_by", "section", "phase", "example", "see", "cause", "fix"}
     if unknown := row.keys() - known:
         raise ValueError(f"catalogue/{home}.toml, {row.get('id')}: unknown keys {sorted(unknown)}")
@@ -112,7 +112,7 @@ def _failure(home: str, row: Mapping[str, Any]) -> Failure:
         raise ValueError(f"catalogue/{home}.toml, {row.get('id')}: {error}") from error
     lists = {name: tuple(row.get(name, ())) for name in ("said_by", "phase", "example")}
     words = {name: _words(row.get(name, "")) for name in ("see", "cause", "fix")}
-    return Failure(id=row["id"], home=home, section=row.get("section", ""), **words, **lists, **patterns)  # type: ignore[arg-type]
+    return KnownFailure(id=row["id"], home=home, section=row.get("section", ""), **words, **lists, **patterns)  # type: ignore[arg-type]
 
 
 def _words(value: str | Mapping[str, str]) -> Words:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from .pastes import mended
+
 MARKS = ("Traceback (most recent call last)", 'File "')
 SAMPLES = 400
 SHAPES = 8
@@ -24,6 +26,9 @@ WIDEST = 120
 """Characters of a line in which a prefix that all lines share is looked for."""
 COMMON = 0.95
 """Of the lines that say something."""
+CONTROLS = re.compile(r"[\x01-\x06\x0e-\x1a\x1c-\x1f]")
+SAMPLE, MOST_CONTROLS = 65536, 0.02
+"""Characters that are looked at, and how many of them may be such as no text has."""
 HEAD_BYTES, TAIL_BYTES = 16 * 2**20, 48 * 2**20
 """Of a file that is larger than both the middle is left out, but for its line breaks."""
 
@@ -43,11 +48,17 @@ def read(path: Path) -> str:
     return data.decode("utf-16" if wide else "utf-8", errors="replace").removeprefix("\ufeff")
 
 
+def is_binary(text: str) -> bool:
+    """Whether what was read is no text: an executable, an archive, weights. NULs alone do not tell: shippers of logs leave them."""
+    first = text[:SAMPLE].replace("\0", "")
+    return len(CONTROLS.findall(first)) > MOST_CONTROLS * max(len(first), 100)
+
+
 def peeled(lines: list[str], own: Callable[[str], int]) -> Sequence[str]:
     """The lines without what others put before them. `own` tells how long the engine's own prefix of a line is."""
     if lines and lines[0].startswith('{"log":'):
         lines = [_out_of_json(line) for line in lines]
-    lines = _without_common(lines, own)
+    lines = _without_common(mended(lines, own), own)
     marked = [number for number, line in enumerate(lines) if MARKS[1] in line or MARKS[0] in line][: 4 * SAMPLES]
     for _ in range(ROUNDS):
         shapes = Counter(shape for number in marked[:SAMPLES] if (shape := _shape(lines[number], own)))
@@ -86,11 +97,12 @@ def _general(text: str) -> str:
 def _without_common(lines: list[str], own: Callable[[str], int]) -> list[str]:
     """The lines without what nearly all of them begin with, if that is no engine's own."""
     said = [line for line in lines[: 4 * SAMPLES] if line.strip()][:SAMPLES]
-    if len(said) < 2:
+    if len(set(said)) < 2:
         return lines
     shapes: Counter[str] = Counter()
     for line in said:
-        borders = [place.end() for place in BORDER.finditer(line[:WIDEST])]
+        places = [place.span() for place in BORDER.finditer(line[:WIDEST])]
+        borders = [at for start, end in places for at in {*range(start + 1, min(start + 5, end)), end}]
         if lead := len(line) - len(line.lstrip()):
             borders.append(lead)
         shapes.update({_general(line[:border]) for border in borders})
@@ -98,17 +110,18 @@ def _without_common(lines: list[str], own: Callable[[str], int]) -> list[str]:
     pattern = re.compile(max(common, key=len, default="(?!)"))
     sample = next((line for line in said if pattern.match(line)), "")
     found = pattern.match(sample)
-    if not found or not (start := _first_own(sample, own, found.end())):
+    if not found or not (start := _first_own(sample, said, own, found.end())):
         return lines
     outer = re.compile(_general(sample[:start]))
     return [line[taken.end() :] if (taken := outer.match(line)) else line for line in lines]
 
 
-def _first_own(line: str, own: Callable[[str], int], end: int) -> int:
-    """Where an engine's own prefix begins in the first `end` characters, else `end`."""
-    return next(
-        (start for start in [0, *(place.end() for place in BORDER.finditer(line, 0, end))] if start < end and own(line[start:])), end
-    )
+def _first_own(line: str, all_lines: Sequence[str], own: Callable[[str], int], end: int) -> int:
+    """Where an engine's own prefix begins in the first `end` characters of a line and of most others, else `end`."""
+    for start in [0, *(place.end() for place in BORDER.finditer(line, 0, end))]:
+        if start < end and own(line[start:]) and 2 * sum(1 for other in all_lines if own(other[start:])) >= len(all_lines):
+            return start
+    return end
 
 
 def _out_of_json(line: str) -> str:

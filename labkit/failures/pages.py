@@ -11,7 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from .known import Failure, Words, failures
+from .known import KnownFailure, Words, failures
 from .wording import outlined
 
 SECTIONS = Path(__file__).with_name("sections.toml")
@@ -46,7 +46,7 @@ def section_names() -> list[str]:
         return [section["name"] for section in tomllib.load(stream)["section"]]
 
 
-def _cells(row: Failure, language: str) -> list[str]:
+def _cells(row: KnownFailure, language: str) -> list[str]:
     return [_cell(words.of(language), language) for words in (row.see, row.cause, row.fix)]
 
 

@@ -10,10 +10,14 @@ CRLF, the states of progress bars. What a shipper of logs puts before all that i
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+ENTITY = re.compile(r"&(?:quot|apos|lt|gt|nbsp|#0?3[49]|#[xX]2[27]);")
+BLANKS = {"\u00a0": " ", "\u2002": " ", "\u2003": " ", "\u202f": " ", "\u3000": " ", "\ufeff": "", "\u200b": "", "\u2060": ""}
+"""Other blanks than a log has, and what they were."""
 ANSI = re.compile(r"(?:\x1b|\^\[|#033)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 PIDS = re.compile(r"(?:\([^()\n]{0,60}?\b(?:pid|rank)=\d+[^()\n]{0,60}\) ?)+")
 RANK = re.compile(r"\[(rank\d+)\]:? ?")
@@ -26,6 +30,10 @@ BARE, BARE_ANSI = "[0;0m", re.compile(r"\[\d{1,3}(?:;\d{1,3})*m")
 """Colours whose escape character was lost on the way."""
 WIDEST, MOST_STATES = 20_000, 1000
 """Characters of a line, and states of a progress bar in one, that are looked at."""
+HEAD_LINES, TAIL_LINES = 15_000, 25_000
+"""Of a longer log the middle is left out."""
+KEPT = 500
+"""Lines at either end that are kept, whatever they say."""
 LETTERS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 BAR = re.compile(r"[^\n]*?(?:\d+%|\d+it)[^\n]{0,160}?\[[\d:]+(?:<[\d:?]+)?, *[^\]\n]*\]|[^|\n]{0,80}\d+%\|[^|\n]*\|[^\n]*$")
 GROUP = re.compile(r"^ +(?:\| ?|\+ (?=Exception Group)|\+-[-+]* ?\d* ?-*)")
@@ -53,13 +61,39 @@ class LogLine(NamedTuple):
 
 def records(text: str, peel: Peel | None = None) -> list[LogLine]:
     """Every line of `text` that says something, in order. `peel` takes off what is not an engine's own (`outer.peeled`)."""
-    text = text.replace("\r\n", "\n").replace("\0", "")
+    text = _cleaned(text.replace("\r\n", "\n").replace("\0", ""))
     if "\x1b" in text or "^[[" in text or "#033[" in text:
         text = ANSI.sub("", text)
     if BARE in text:
         text = BARE_ANSI.sub("", text)
     lines = text.split("\n")
+    if len(lines) > HEAD_LINES + TAIL_LINES:
+        lines = _thinned(lines)
     return list(_records(peel(lines, known) if peel else lines))
+
+
+def _cleaned(text: str) -> str:
+    """`text` with the characters that a log has."""
+    if "&" in text and ENTITY.search(text):
+        text = html.unescape(text)
+    if not text.isascii():
+        for odd, usual in BLANKS.items():
+            if odd in text:
+                text = text.replace(odd, usual)
+    return text
+
+
+def _thinned(lines: list[str]) -> list[str]:
+    """A long log without what servers say of every request, and then without its middle; lines keep their numbers."""
+    last = len(lines) - KEPT
+    for number in range(KEPT, last):
+        line = lines[number]
+        if 'HTTP/1.1" 200' in line or " throughput" in line or "Decode batch" in line or "Prefill batch" in line:
+            lines[number] = ""
+    said = [number for number, line in enumerate(lines) if line]
+    for number in said[HEAD_LINES:-TAIL_LINES]:
+        lines[number] = ""
+    return lines
 
 
 def known(line: str) -> int:
@@ -71,7 +105,7 @@ def _records(lines: Sequence[str]) -> Iterator[LogLine]:
     new, starts, writers = tuple.__new__, STARTS, dict[str, str]()
     process = ""  # of a line that has no prefix: the writer of the message that it belongs to
     for number, whole in enumerate(lines, 1):
-        for line in _states(whole) if "\r" in whole or "it/s" in whole or "%" in whole else (whole,):
+        for line in _states(whole) if "\r" in whole or "it/s" in whole or "s/it" in whole or "%|" in whole or "% C" in whole else (whole,):
             if not line:
                 continue
             if line[0] not in starts:

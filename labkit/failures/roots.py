@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from . import deaths
+from . import deaths, starts
 from .phases import ready
 from .records import LogLine
-from .tracebacks import CUT_OFF, HEADER, QUIET, Chain, Raised, chains, plain
+from .tracebacks import CUT_OFF, HEADER, LIVED, QUIET, QUIETLY, WITNESS, WRAPPER, Chain, Raised, Root, chains, plain
 
 WRAPPERS = re.compile(
     "|".join(
@@ -120,37 +120,14 @@ ENDING = re.compile(
     re.IGNORECASE,
 )
 """Words of INFO lines that a dying process may write too."""
-LIVED, WITNESS, WRAPPER, QUIETLY = 3, 4, 5, 6
-"""Ranks of what is no cause, or hardly: see `Root`. A witness is told of only if it is known; what is said quietly is not told of."""
 TRIVIAL = frozenset(["HTTPError", "HTTPStatusError", "KeyError", "AttributeError", "IndexError", "StopIteration", "Empty", "LookupError"])
 """What is looked up first and then made or refused: while it is handled the real failure comes."""
 
 
-BANNERS = ("vLLM API server version", "non-default args", "server_args=")
-"""What a start writes first."""
 MOST_ERRORS = 20
 """Of a server that lives: errors that are looked at, the last ones."""
+RETRIED = re.compile(r"\b[Rr]etry(?:ing)? (?:in|after) \d|\bTrying to resume download")
 SHUTDOWN = re.compile(r"\[shutdown\]|Shutting down|shutdown of|SIGTERM|SIGINT|Gracefully exiting")
-
-
-@dataclass(frozen=True)
-class Root:
-    """An exception that ended a process. `rank` is 0 for a cause, 1 for a consequence, 2 for a mere line, 3 where its process lived on.
-
-    `chain` has all exceptions that led to each other, without wrappers; `raised` is the one of them that says why. `beside` is what
-    compilers, NCCL and torch's own look at the GPUs wrote besides.
-    """
-
-    raised: Raised
-    chain: tuple[Raised, ...]
-    process: str
-    stamp: str
-    rank: int
-    beside: str = ""
-
-    @property
-    def number(self) -> int:
-        return self.raised.number
 
 
 def of(lines: list[LogLine]) -> list[Root]:
@@ -167,21 +144,27 @@ def of(lines: list[LogLine]) -> list[Root]:
             root = _root(chain)
             if root.rank != QUIETLY:
                 (roots if root.rank < WRAPPER else wrappers).append(_ranked(root, chain, lived))
-    roots, wrappers = _of_the_last_start(lines, by_process, roots, wrappers)
+    if began := starts.last(lines, roots, wrappers):
+        old = starts.earlier(by_process, began)
+        late = [[root for root in some if root.number >= began and root.process not in old] for some in (roots, wrappers)]
+        if any(late):
+            roots, wrappers = late
+            lines = [line for line in lines if line.number >= began and line.process not in old]
     served = ready(lines)
     if served and not wrappers and not any(WRAPPERS.match(line.text) for line in lines if line.level not in QUIET):
         errors = [root for root in roots if root.rank == LIVED and (root.raised.level == "ERROR" or root.raised.frames)]
         roots = [root for root in roots if root.rank < LIVED] or [replace(root, rank=WITNESS) for root in reversed(errors[-MOST_ERRORS:])]
     cut = {root.process: root.number for root in wrappers if root.raised.type == CUT_OFF}
-    roots = _one_a_process([root for root in roots if root.rank < LIVED or root.number > cut.get(root.process, 0)])
+    roots = _one_a_process([root for root in roots if not _went_on(root, cut)])
     if not (roots and roots[0].rank == WITNESS):
         roots.sort(key=lambda root: (root.rank, root.stamp or "~", root.number))
-    if not roots and not served:
+    if not roots and not served and not cut:
         roots = _error_lines(lines)
     if not roots:
-        ended = any(SHUTDOWN.search(line.text) for line in lines) if served and wrappers else False
+        starting = bool(wrappers) and "initialization failed" in wrappers[-1].raised.message
+        ended = served and not starting and any(SHUTDOWN.search(line.text) for line in lines)
         roots = [] if ended else wrappers[-1:]
-    return [replace(root, beside=_beside(root, lines)) for root in roots[:1]] + roots[1:]
+    return [replace(root, beside=_beside(root, lines), since=began) for root in roots[:1]] + roots[1:]
 
 
 def _root(chain: Chain) -> Root:
@@ -222,7 +205,7 @@ def _ranked(root: Root, chain: Chain, lived: int) -> Root:
     rank, raised = root.rank, root.raised
     if rank == 0 and (chain.aside or raised.name in CONSEQUENCE_TYPES or CONSEQUENCES.match(raised.message)):
         rank = 1
-    if rank < LIVED and raised.number < lived:
+    if rank < LIVED and (raised.number < lived or RETRIED.search(raised.message)):
         rank = LIVED
     return replace(root, rank=rank)
 
@@ -237,23 +220,11 @@ def _last_life(lines: list[LogLine], first: int) -> int:
     return 0
 
 
-def _of_the_last_start(
-    lines: list[LogLine], by_process: dict[str, list[LogLine]], roots: list[Root], wrappers: list[Root]
-) -> tuple[list[Root], list[Root]]:
-    """Without what an earlier start in the same file said, if the last one failed too."""
-    starts: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for line in lines:
-        if line.level in ("", "INFO") and (said := next((words for words in BANNERS if words in line.text), "")):
-            starts[line.process, "" if "pid" in line.process else said].append(line.number)
-    one_each = [numbers[:1] if "pid" in process else numbers for (process, _), numbers in starts.items()]
-    began = max((numbers[-1] for numbers in one_each), default=0)
-    by_pid = {process for process, _ in starts if "pid" in process}
-    repeated = len(by_pid) + max((len(numbers) for (process, _), numbers in starts.items() if "pid" not in process), default=0) > 1
-    if not repeated or not any(root.number < began for root in [*roots, *wrappers]):
-        return roots, wrappers
-    earlier = {process for process, own in by_process.items() if process and "pid" in process and own[0].number < began}
-    late = [[root for root in some if root.number > began and root.process not in earlier] for some in (roots, wrappers)]
-    return (late[0], late[1]) if late[0] or late[1] else (roots, wrappers)
+def _went_on(root: Root, cut: dict[str, int]) -> bool:
+    """Whether it was no cause, since the log breaks off in a later traceback. `cut` has where, by process."""
+    if root.rank >= LIVED:
+        return root.number < max(cut.values(), default=0)
+    return root.rank == 0 and root.process in ("", "main") and root.number < cut.get(root.process, 0)
 
 
 def _one_a_process(roots: list[Root]) -> list[Root]:

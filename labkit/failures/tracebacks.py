@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from .records import GROUP, LogLine
 
@@ -84,8 +85,9 @@ class Raised:
         return {_dotted(path) for path, _ in self.frames}
 
 
+@lru_cache(maxsize=4096)
 def _dotted(path: str) -> str:
-    return PACKAGES.sub("", path).removesuffix(".py").removesuffix("/__init__").strip("/.").replace("/", ".")
+    return PACKAGES.sub("", path.replace("\\", "/")).removesuffix(".py").removesuffix("/__init__").strip("/.").replace("/", ".")
 
 
 @dataclass
@@ -100,6 +102,31 @@ class Chain:
     frames: list[tuple[str, str]] = field(default_factory=list)
     source: str = ""
     link: str = ""
+
+
+LIVED, WITNESS, WRAPPER, QUIETLY = 3, 4, 5, 6
+"""Ranks of what is no cause, or hardly: see `Root`. A witness is told of only if it is known; what is said quietly is not told of."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """An exception that ended a process. `rank` is 0 for a cause, 1 for a consequence, 2 for a mere line, 3 where its process lived on.
+
+    `chain` has all exceptions that led to each other, without wrappers; `raised` is the one of them that says why. `beside` is what
+    compilers, NCCL and torch's own look at the GPUs wrote besides; `since` the line with which its start begins.
+    """
+
+    raised: Raised
+    chain: tuple[Raised, ...]
+    process: str
+    stamp: str
+    rank: int
+    beside: str = ""
+    since: int = 0
+
+    @property
+    def number(self) -> int:
+        return self.raised.number
 
 
 def chains(lines: Iterable[LogLine]) -> list[Chain]:
@@ -133,6 +160,7 @@ class _Reader:
         self.before = ""
         self.head = ("", "")
         self.level = ""
+        self.flat = False  # whether the blanks before each line were lost
 
     def take(self, line: LogLine) -> None:
         self.stamp, self.number = line.stamp or self.stamp, line.number
@@ -176,6 +204,9 @@ class _Reader:
         if found := FRAME.match(text):
             self.chains[-1].frames.append((found[1], found[3] or ""))
             self.chains[-1].source = ""
+            self.flat = text[:1] == "F"
+        elif self.flat and not self.chains[-1].source and not ALONE.fullmatch(text):
+            self.chains[-1].source = text.strip()
         elif text[:1].strip() and (found := RAISED.fullmatch(text)):
             self._raised(line, text, found)
         elif text.startswith("    ") and not self.chains[-1].source and text.strip("~^ "):

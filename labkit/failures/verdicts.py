@@ -18,12 +18,11 @@ from pathlib import Path
 
 from ..common.errors import SettingError
 from . import deaths, roots, wording
-from .known import Failure, Words, of_engine
-from .outer import peeled, read
+from .known import KnownFailure, Words, of_engine
+from .outer import is_binary, peeled, read
 from .phases import phase
 from .records import LogLine, records
-from .roots import Root
-from .tracebacks import CUT_OFF, Raised
+from .tracebacks import CUT_OFF, WITNESS, Raised, Root
 
 UNKNOWN = Words("labkit does not know this failure.", "labkit 不认识这个错误。")
 NOTHING = Words("The log tells of no failure.", "日志里没有错误。")
@@ -130,13 +129,14 @@ def explain(path_or_text: str | Path, *, engine: str = "", language: str = "") -
 
 def explain_text(text: str, *, engine: str = "") -> Verdict:
     """The same of a text alone."""
-    return _verdict(records(text, peeled), engine, [])
+    return _verdict(records(text, peeled), engine, [], blank=not text.strip())
 
 
 def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
     """The same of the logs of one server, standard output's first; those that are not there count as empty."""
     lines: list[LogLine] = []
     places: list[tuple[int, str]] = []
+    blank = True
     for path in paths:
         try:
             text = read(path)
@@ -144,10 +144,13 @@ def explain_files(paths: Iterable[Path], *, engine: str = "") -> Verdict:
             continue
         except OSError as error:
             raise SettingError(f"{path} cannot be read: {error.strerror}.", "Give a file that you may read.") from error
+        if is_binary(text):
+            raise SettingError(f"{path} holds no text.", "Give the log itself; unpack it first if it lies in an archive.")
+        blank = blank and not text.strip()
         start = lines[-1].number if lines else 0
         lines += [line._replace(number=line.number + start) for line in records(text, peeled)] if start else records(text, peeled)
         places.append((start, str(path)))
-    return _verdict(lines, engine, places)
+    return _verdict(lines, engine, places, blank=blank)
 
 
 def explain_message(message: str, *, engine: str) -> Verdict:
@@ -163,22 +166,22 @@ def _path(given: str | Path) -> Path | None:
     with suppress(OSError):
         if path.is_file():
             return path
-    if isinstance(given, Path) or re.fullmatch(r"\S*/\S*|[^:]*\.(?:log|txt|out|err|gz)", given.strip()):
+    if isinstance(given, Path) or re.fullmatch(r"\S*/\S*|[A-Za-z]:[\\/][^:]*|(?:[A-Za-z]:)?[^:]*\.(?:log|txt|out|err|gz)", given.strip()):
         what = "a folder" if path.is_dir() else "no file" if path.exists() else "not there"
         raise SettingError(f"{given} is {what}.", "Give the file of a log, or its text.")
     return None
 
 
-def _verdict(lines: list[LogLine], engine: str, places: Sequence[tuple[int, str]]) -> Verdict:
-    engine = engine or told_engine(lines)
+def _verdict(lines: list[LogLine], engine: str, places: Sequence[tuple[int, str]], *, blank: bool) -> Verdict:
     found = roots.of(lines)
+    engine = engine or told_engine([line for line in lines if line.number >= found[0].since] if found and found[0].since else lines)
     if not found:
-        return Verdict(False, engine=engine, empty=not any(line.text.strip() for line in lines))
-    root = next((root for root in found if root.rank != roots.WITNESS or classify(root, "serving", engine)[0]), found[0])
+        return Verdict(False, engine=engine, empty=blank)
+    root = next((root for root in found if root.rank != WITNESS or classify(root, "serving", engine)[0]), found[0])
     start, file = next((place for place in reversed(places) if place[0] < root.number), (0, ""))
     functions = [function for raised in root.chain for _, function in raised.frames]
     verdict = _named(root, phase(functions, root.process, root.number, lines), engine, file, start)
-    return Verdict(False, engine=engine) if root.rank == roots.WITNESS and not verdict.known else verdict
+    return Verdict(False, engine=engine) if root.rank == WITNESS and not verdict.known else verdict
 
 
 def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdict:
@@ -195,7 +198,7 @@ def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdic
     return replace(verdict, id=failure.id, causes=causes, fixes=fixes)
 
 
-def classify(root: Root, stage: str, engine: str) -> tuple[Failure | None, Raised, dict[str, str | None]]:
+def classify(root: Root, stage: str, engine: str) -> tuple[KnownFailure | None, Raised, dict[str, str | None]]:
     """What is known of a root: of its own words first, then of those of its chain; with the exception that is known, else the root's."""
     for one in [root.raised, *(raised for raised in (*root.chain[:DEEPEST], *root.chain[-DEEPEST:]) if raised is not root.raised)]:
         for row in of_engine(engine):
@@ -204,7 +207,7 @@ def classify(root: Root, stage: str, engine: str) -> tuple[Failure | None, Raise
     return None, root.raised, {}
 
 
-def _matched(row: Failure, raised: Raised, beside: str) -> dict[str, str | None] | None:
+def _matched(row: KnownFailure, raised: Raised, beside: str) -> dict[str, str | None] | None:
     """The named groups of a row that an exception fits, None where it does not fit."""
     groups: dict[str, str | None] = {}
     if (row.type and not row.type.fullmatch(raised.name)) or (row.module and not row.module.fullmatch(raised.module)):
@@ -223,11 +226,11 @@ def _matched(row: Failure, raised: Raised, beside: str) -> dict[str, str | None]
 
 
 SAYS = {
-    "vllm": re.compile(r"EngineCore|APIServer|Vllm|vLLM|vllm[./]|^ ?(?:vllm|main\.py serve)\b.*: error: "),
-    "sglang": re.compile(r"sglang[./]|SGLang|\bTP\d\b|^ ?(?:sglang|launch_server\.py)\b.*: error: "),
+    "vllm": re.compile(r"EngineCore|APIServer|Vllm|vLLM|vllm[./\\]|(?:^| )(?:vllm|main\.py serve|api_server\.py)\b[\w -]*: error: "),
+    "sglang": re.compile(r"sglang[./\\]|SGLang|\bTP\d\b|(?:^| )(?:sglang|launch_server\.py)\b[\w -]*: error: "),
     "open_webui": re.compile(r"open_webui"),
     "llamafactory": re.compile(r"llamafactory"),
-    "verl": re.compile(r"verl[./]"),
+    "verl": re.compile(r"verl[./\\]"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 import re
 import tomllib
 from collections.abc import Callable
@@ -30,6 +31,17 @@ def around(before: str, after: str) -> Callable[[str], str]:
     return lambda text: before + COLOUR.sub("", text) + after
 
 
+def wrapped(width: int, *, padded: bool = False) -> Callable[[str], str]:
+    """Rows as a terminal of that width shows and copies them."""
+
+    def rows(text: str) -> str:
+        lines = COLOUR.sub("", text).split("\n")
+        cut = [line[at : at + width] for line in lines for at in range(0, max(len(line), 1), width)]
+        return "\n".join(row.ljust(width) if padded else row for row in cut)
+
+    return rows
+
+
 DISGUISES: dict[str, Callable[[str], str]] = {
     "docker logs -t": margin("2025-11-02T10:11:{second}.{nano}Z "),
     "docker compose": margin("vllm-1  | "),
@@ -43,6 +55,17 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "a runner of CI": margin("[2025-11-02T10:11:{second}Z] "),
     "another program's log": margin("2025-08-13 04:39:{second},839 - __main__ - INFO - "),
     "quoted": margin("> "),
+    "a block of Markdown": margin("    "),
+    "a terminal of 80 columns": wrapped(80),
+    "a terminal of 97 columns": wrapped(97),
+    "a terminal of 120 columns": wrapped(120),
+    "a terminal of 200 columns": wrapped(200),
+    "a window of tmux": wrapped(100, padded=True),
+    "numbered": lambda text: "\n".join(f"{number:6}\t{line}" for number, line in enumerate(text.split("\n"), 1)),
+    "numbered by grep": lambda text: "\n".join(f"{number}:{line}" for number, line in enumerate(text.split("\n"), 1)),
+    "HTML": lambda text: html.escape(COLOUR.sub("", text)),
+    "blanks of a word processor": lambda text: text.replace("  ", "\u00a0 "),
+    "paths of Windows": lambda text: re.sub(r'File "(/[^"]*)"', lambda path: 'File "C:' + path[1].replace("/", "\\") + '"', text),
     "colours of a terminal": lambda text: "\n".join(f"\x1b[31m{line}\x1b[0m" for line in text.split("\n")),
     "colours without their escape": lambda text: text.replace("\x1b", "^["),
     "lines of Windows": lambda text: text.replace("\n", "\r\n"),

@@ -176,7 +176,7 @@ UNKNOWN = {
     "a number that is empty": (core("Traceback (most recent call last):", *frame("a.py", "f", "int(os.environ['LOCAL_RANK'])"), "ValueError: invalid literal for int() with base 10: ''"), "ValueError: invalid literal for int() with base 10: ''"),
     "a wrapper alone": (WRAPPER, "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"),
     "a time-out": (core("Traceback (most recent call last):", "zmq.error.Again: Resource temporarily unavailable"), "Again: Resource temporarily unavailable"),
-    "a kernel that nobody can name": (core("torch.AcceleratorError: CUDA error: misaligned address"), "AcceleratorError: CUDA error: misaligned address"),
+    "a kernel that nobody can name": (core("torch.AcceleratorError: CUDA error: operation failed due to a previous error during capture"), "AcceleratorError: CUDA error: operation failed due to a previous error during capture"),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,3 +126,52 @@ def test_recoloured_and_with_other_line_ends(kind: str, rng: random.Random, wind
 def test_nothing_ends_in_an_exception_of_ours(text: str, pieces: list[str]) -> None:
     verdict = explain_text(f"{text}\n" + "\n".join(pieces))
     assert verdict.text("zh") and verdict.text("en")
+
+
+USAGE = ["usage: vllm serve [model_tag] [options]", "vllm serve: error: unrecognized arguments: --max-modle-len 1024"]
+IMPORT = [
+    "Traceback (most recent call last):",
+    '  File "/usr/local/bin/vllm", line 5, in <module>',
+    "    from vllm.entrypoints.cli.main import main",
+    '  File "/usr/lib/python3.12/site-packages/vllm/logger.py", line 7, in <module>',
+    "    import flash_attn",
+    "ModuleNotFoundError: No module named 'flash_attn'",
+]
+SERVED = [*prefixed("APIServer", 50, "INFO", ["vLLM API server version 0.26.0", "Application startup complete.", "Shutting down"], 0)]
+ONLY_A_WRAPPER = [
+    "(APIServer pid=50) Traceback (most recent call last):",
+    '(APIServer pid=50)   File "/usr/local/bin/vllm", line 8, in <module>',
+    "(APIServer pid=50) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': -9}",
+]
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_start_without_a_banner_is_the_last_one(kind: str) -> None:
+    before = sorted((line for part in start(FAILURES[kind], 7) for line in part), key=lambda line: "API server version" not in line)
+    assert seen([*before, *USAGE])[0] == "flag-unknown-vllm"
+    assert seen([*before, *IMPORT])[0] == "module-missing"
+    assert seen([*USAGE, *before])[0] == kind
+
+
+def test_a_wrapper_alone_after_a_start_that_served_is_told() -> None:
+    assert seen([*SERVED, *ONLY_A_WRAPPER])[0] == "host-memory"
+
+
+def test_what_was_tried_again_is_no_cause_of_what_the_log_breaks_off_in() -> None:
+    tried = prefixed(
+        "APIServer",
+        50,
+        "ERROR",
+        ["Error retrieving file list: 429 Client Error: Too Many Requests for url: https://huggingface.co/api/x"],
+        0,
+    )
+    cut = prefixed("EngineCore", 7, "ERROR", IMPORT[:3], 1)
+    assert seen([*tried, *cut])[0] == ""
+
+
+def test_a_long_log_is_thinned_and_keeps_its_end() -> None:
+    request = '(APIServer pid=50) INFO:     127.0.0.1:1 - "POST /v1/chat/completions HTTP/1.1" 200 OK'
+    kind = next(iter(FAILURES))
+    last = [line for part in reversed(start(FAILURES[kind], 7)) for line in part]
+    verdict = explain_text("\n".join([*[request] * 50_000, *last]))
+    assert verdict.id == kind and verdict.number > 50_000
