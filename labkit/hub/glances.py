@@ -11,17 +11,18 @@ import urllib.request
 from http.client import HTTPException
 
 from ..models.contents import HEAD_BYTES, Content, recognise
+from .evidence import Evidence, from_error
 from .questions import proxies
 
 SECONDS = 15.0
 
 
-def look(address: str, *, proxy: bool) -> Content | None:
-    """What comes from `address` when it is none of a model's own formats; None also where nothing comes."""
+def look(address: str, *, proxy: bool) -> Content | Evidence | None:
+    """What comes from `address` when it is none of a model's own formats, or what keeps it from coming."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies() if proxy else {}))
     asked = urllib.request.Request(address, headers={"User-Agent": "labkit", "Range": f"bytes=0-{HEAD_BYTES - 1}"})
     try:
         with opener.open(asked, timeout=SECONDS) as answer:
             return recognise(answer.read(HEAD_BYTES))
-    except (OSError, ValueError, HTTPException):
-        return None
+    except (OSError, ValueError, HTTPException) as error:
+        return from_error(error)
