@@ -214,7 +214,7 @@ def settings(evidence: Evidence, asked: Asked) -> Mishap | None:
             return Mishap("wall", cause, f"Log in to the network, switch the proxy off or on (proxy=False, proxy=True). {asked.other_way}")
         if link.type == "InvalidSchema":
             cause = f"{asked.host} sends the request on to an address that the client cannot ask: {link.words[:200]}."
-            return Mishap("redirects", cause, asked.other_way)
+            return Mishap("redirects", cause, f"A mirror or proxy is set up wrong: check {asked.variable}. {asked.other_way}")
         if link.type == "NoHead":
             cause = f"{asked.host} shows git no branch: {asked.model} is empty there, or a page of a proxy or a login answers in its place."
             return Mishap("wall", cause, f"Log in to the network, switch the proxy off or on (proxy=False, proxy=True). {asked.other_way}")

@@ -124,7 +124,7 @@ def test_what_comes_in_a_lists_place_is_named(way: str, kind: str, says: str, fi
         ("circle", "circle of redirects"),
         ("corrupt", "other bytes than it lists"),
         ("missing", r"does not have what it lists \(404\)"),
-        ("sent on", "cannot be reached"),
+        ("sent on", "127.0.0.1:9 cannot be reached"),
         ("truncate", "other bytes than it lists"),
         ("login", "wants you to log in"),
     ],
