@@ -73,7 +73,7 @@ def modelscope(job: Job, witness: Witness) -> Fetched:
 def _where_it_can_help(wait: Callable[..., Any]) -> Callable[..., Any]:
     """ModelScope's client asks again for half a minute whatever failed (modelscope-hub 0.5.1), then hides the cause.
 
-    What cannot pass by itself is raised at once, a name that is not known after one more try.
+    What cannot pass by itself is raised at once, a host that is not there after one more try.
     """
     tried: Counter[str] = Counter()
 
@@ -81,7 +81,7 @@ def _where_it_can_help(wait: Callable[..., Any]) -> Callable[..., Any]:
         found = from_error(error)
         tried[path] += 1
         failure = classify(found, Asked())
-        if not failure.again and failure.kind != "bytes" or failure.kind == "dns" and tried[path] > 1:
+        if not failure.again and failure.kind != "bytes" or failure.kind in ("dns", "unreachable") and tried[path] > 1:
             raise error
         return wait(retry, error, path, control)
 
