@@ -36,7 +36,7 @@ GIT: tuple[tuple[str, str, int], ...] = (
     (r"(?i)could not resolve (host|proxy)|name or service not known|no such host|temporary failure in name resolution", "gaierror", 0),
     (r"(?i)certificate|x509|SSL: no alternative|server verification failed", "SSLCertVerificationError", 0),
     (r"(?i)\bSSL\b|\bTLS\b|gnutls|schannel", "SSLError", 0),
-    (r"(?i)proxy|407", "ProxyError", 0),
+    (r"(?i)\bproxy|\b407\b", "ProxyError", 0),
     (r"(?i)is this a git repository|invalid character '<'|beginning of value|unable to parse HTTP response|text/html", "NotGit", 0),
     (r"(?i)couldn't find remote ref HEAD|cloned an empty repository", "NoHead", 0),
     (r"(?i)dubious ownership", "DubiousOwnership", 0),

@@ -161,3 +161,8 @@ def test_a_proxy_that_is_no_address_is_named_by_its_variable(value: str) -> None
 def test_a_page_that_git_takes_for_an_empty_repository_is_named() -> None:
     cause, fix, again = told(*printed.from_git("fatal: couldn't find remote ref HEAD").links)
     assert "shows git no branch" in cause and "page of a proxy" in cause and "proxy=False" in fix and not again
+
+
+def test_a_port_that_begins_as_a_status_is_none() -> None:
+    (link,) = printed.from_git("error: failed to fetch some objects from 'http://127.0.0.1:40797/m.git/info/lfs'").links
+    assert (link.type, link.status, link.host) == ("git", 0, "127.0.0.1:40797")
