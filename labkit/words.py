@@ -35,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
 
     test = _word(words, "test", "run the tests: all, or one tier · 运行测试", takes_rest=True)
     test.add_argument(
-        "tier", nargs="?", default="all", choices=["all", "unit", "integration", "notebooks"], help="further words go to pytest"
+        "tier",
+        nargs="?",
+        default="all",
+        choices=["all", "unit", "faults", "integration", "notebooks"],
+        help="all is unit, integration, notebooks; faults: every download fault with every client; further words go to pytest",
     )
 
     _word(words, "doctor", "what this machine is, and what to put right · 检查机器")

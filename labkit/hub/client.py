@@ -16,15 +16,18 @@ import os
 import shutil
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from labkit.hub import git_client
-from labkit.hub.evidence import DISK, from_error
+from labkit.hub.evidence import from_error
+from labkit.hub.failures import classify
 from labkit.hub.job import Fetched, Job
 from labkit.hub.patience import Patience
+from labkit.hub.verdicts import Asked
 from labkit.hub.witness import Witness, watch_httpx, watch_requests
 from labkit.models.listing import RemoteFile
 from labkit.workers import side
@@ -63,17 +66,24 @@ def modelscope(job: Job, witness: Witness) -> Fetched:
     from modelscope.hub.snapshot_download import snapshot_download  # type: ignore[import-untyped]
     from modelscope_hub import _download
 
-    _download._wait_download_retry = _not_for_a_disk(_download._wait_download_retry)
+    _download._wait_download_retry = _where_it_can_help(_download._wait_download_retry)
     return Fetched(Path(snapshot_download(job.model, local_dir=str(job.folder) if job.folder else None, max_workers=WORKERS)))
 
 
-def _not_for_a_disk(wait: Callable[..., Any]) -> Callable[..., Any]:
-    """ModelScope's client asks the hub again for a minute when a quota is used up (modelscope-hub 0.5.1), then hides the cause."""
+def _where_it_can_help(wait: Callable[..., Any]) -> Callable[..., Any]:
+    """ModelScope's client asks again for half a minute whatever failed (modelscope-hub 0.5.1), then hides the cause.
 
-    def wait_or_raise(retry: Any, error: Exception, *arguments: Any) -> Any:
-        if isinstance(error, OSError) and error.errno in DISK:
+    What cannot pass by itself is raised at once, a host that is not there after one more try.
+    """
+    tried: Counter[str] = Counter()
+
+    def wait_or_raise(retry: Any, error: Exception, path: str, control: Any) -> Any:
+        found = from_error(error)
+        tried[path] += 1
+        failure = classify(found, Asked())
+        if not failure.again and failure.kind != "bytes" or failure.kind in ("dns", "unreachable") and tried[path] > 1:
             raise error
-        return wait(retry, error, *arguments)
+        return wait(retry, error, path, control)
 
     return wait_or_raise
 

@@ -22,21 +22,24 @@ from ..common.errors import DownloadError, SettingError, VerificationError
 from ..common.locks import Busy, locked
 from ..common.settings import settings
 from ..models import manifests
-from ..models.headers import UNREADABLE, Index
-from ..models.listing import Listing
+from ..models.bare_folders import TOKENIZERS
+from ..models.contents import Content
+from ..models.headers import INDEX, UNREADABLE, Index
+from ..models.listing import Listing, RemoteFile
 from ..models.manifests import Verification
 from ..models.profiles import Profile
 from ..models.profiles import profile as find_profile
 from . import client, failures, glances, printed, process, sources
 from .endpoints import Hub, real_hub
 from .evidence import Evidence, from_error, of_the_disk
-from .failures import Failure
 from .job import Fetched, Job
 from .loopback import open_hub
 from .process import Watch
 from .task import Task, make_task
+from .verdicts import Mishap
 
 CLIENT = Path(client.__file__)
+CONFIG = "config.json"
 LOOKED_AT = 3
 """How many files are asked for once more to see what a hub sends in their place."""
 
@@ -168,6 +171,7 @@ def _run(task: Task, started: float) -> Download:
             disk.require(task.room_needed(listing, state))
             task.prepare(state)
             state, listing = _fetch(task, listing, state, lock)
+        state, listing = _completed(task, state, listing)
         folder, names = state.folder, {"profile": task.profile.name, "source": task.source.name}
         manifests.write(folder, listing, **names, weights=task.weights, known=task.known)
     return _report(task, folder, listing, min(already, listing.bytes), started)
@@ -183,7 +187,7 @@ def _fetch(task: Task, listing: Listing, state: Verification, lock: int) -> tupl
     for last in (False, True):
         fetched, error, failure = _client(task, listing, state, lock)
         state = task.check(listing, fetched.folder if fetched else None)
-        unlisted = _unlisted(state, listing)
+        unlisted = _unlisted(task, state, listing)
         if state and (last or not unlisted):
             return state, replace(listing, revision=(fetched.revision if fetched else "") or listing.revision)
         listing, changed = (listing, False) if last else _asked_anew(task, listing)
@@ -198,13 +202,31 @@ def _fetch(task: Task, listing: Listing, state: Verification, lock: int) -> tupl
     raise AssertionError("the loop above returns or raises")
 
 
-def _unlisted(state: Verification, listing: Listing) -> set[str]:
-    """Files that the index names and the list did not: it was cut short, though the client's own was whole."""
+def _unlisted(task: Task, state: Verification, listing: Listing) -> set[str]:
+    """Files that every model has, or that the index names, and the list did not: it was cut short."""
     try:
-        named = {*(Index.read(state.folder).files or {}).values()}
+        needed = {*(Index.read(state.folder).files or {}).values()}
     except UNREADABLE:
-        return set()
-    return named - {file.path for file in listing.files}
+        needed = set()
+    listed = {file.path for file in listing.files}
+    needed |= {INDEX} if (state.folder / INDEX).is_file() else set()
+    if task.weights:
+        there = [name for name in TOKENIZERS if (state.folder / name).is_file()]
+        needed |= {CONFIG} if listed & {*TOKENIZERS} else {CONFIG, *there[:1]} if there else {CONFIG, TOKENIZERS[0]}
+    return needed - listed
+
+
+def _completed(task: Task, state: Verification, listing: Listing) -> tuple[Verification, Listing]:
+    """The list with what it lacks and what came all the same, as git brings it. Raises `VerificationError` for what did not come."""
+    unlisted = sorted(_unlisted(task, state, listing))
+    if lost := [name for name in unlisted if not (state.folder / name).is_file()]:
+        cause = f"{task.asked().host}'s list of files for {task.model} is cut short: {', '.join(lost)} is not in it."
+        raise VerificationError(cause, "Try again later, or take another source.")
+    if not unlisted:
+        return state, listing
+    more = [RemoteFile(name, (state.folder / name).stat().st_size) for name in unlisted]
+    whole = replace(listing, files=tuple(sorted((*listing.files, *more), key=lambda file: file.path)))
+    return task.check(whole, state.folder), whole
 
 
 def _asked_anew(task: Task, listing: Listing) -> tuple[Listing, bool]:
@@ -217,19 +239,20 @@ def _asked_anew(task: Task, listing: Listing) -> tuple[Listing, bool]:
 
 
 def _told(
-    task: Task, listing: Listing, state: Verification, error: DownloadError | SettingError | None, failure: Failure | None
+    task: Task, listing: Listing, state: Verification, error: DownloadError | SettingError | None, failure: Mishap | None
 ) -> DownloadError | SettingError:
     """The error to raise. Where bytes are not those of the list, what the hub sends instead is looked at."""
     task.discard_wrong(state, keep=False)
-    if failure is None or failure.kind in ("bytes", "broken", "unknown"):
+    if failure is None or failure.kind in ("bytes", "broken", "unknown", "strange"):
         absent = [file for file in listing.files if file.path in {*state.missing, *state.wrong}]
-        for file in sorted(absent, key=lambda file: -file.size)[:LOOKED_AT]:
-            content = glances.look(
-                task.source.address(task.hub, task.model, file, listing.revision), proxy=task.proxy and not task.hub.local
-            )
-            if content:
-                cause = f"{task.asked().host} does not send the model's files: what comes for {file.path} is {content.title}."
-                return VerificationError(cause, content.fix)
+        for file in sorted(absent, key=lambda file: (file.path not in str(error), -file.size))[:LOOKED_AT]:
+            address = task.source.address(task.hub, task.model, file, listing.revision)
+            found = glances.look(address, proxy=task.proxy and not task.hub.local)
+            if isinstance(found, Content):
+                cause = f"{task.asked().host} does not send the model's files: what comes for {file.path} is {found.title}."
+                return VerificationError(cause, found.fix)
+            if found and failure and failure.kind == "strange":
+                return failures.classify(found, task.asked()).raised()
     if error is None and state.wrong and not state.missing:
         differences = "; ".join(f"{name}: {state.differences[name]}" for name in state.wrong)
         cause = f"The hub delivered other bytes than it lists ({differences})."
@@ -241,7 +264,7 @@ def _told(
 
 def _client(
     task: Task, listing: Listing, state: Verification, lock: int
-) -> tuple[Fetched | None, DownloadError | SettingError | None, Failure | None]:
+) -> tuple[Fetched | None, DownloadError | SettingError | None, Mishap | None]:
     """One run of the client: where it left the model, or what went wrong and what kind of failure that is."""
     absent = {*state.missing, *state.wrong}
     log = settings().logs / f"download-{task.profile.name}-{task.source.name}.log"

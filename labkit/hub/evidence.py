@@ -121,7 +121,7 @@ def _link(error: BaseException, file: str) -> Link:
         number=number
         if isinstance(number, int) and not lookup and isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
         else 0,
-        path=str(getattr(error, "filename", None) or "") if isinstance(error, OSError) else "",
+        path=_path(error),
         status=status if isinstance(status, int) else 0,
         headers={name.lower(): str(value)[:300] for name, value in dict(headers).items() if name.lower() in TOLD_HEADERS},
         body=without_secrets(_body(error, answer))[:WORDS],
@@ -129,6 +129,14 @@ def _link(error: BaseException, file: str) -> Link:
         tls=getattr(error, "verify_code", 0) if isinstance(error, ssl.SSLCertVerificationError) else 0,
         file=file or _file(error, answer),
     )
+
+
+def _path(error: BaseException) -> str:
+    """The path that an `OSError` is about: of two, as for a rename, the one that something else lies at."""
+    if not isinstance(error, OSError):
+        return ""
+    second = error.filename2 if error.errno in IN_THE_WAY else None
+    return str(second or error.filename or "")
 
 
 def _part(error: BaseException, name: str) -> Any:
@@ -168,8 +176,12 @@ def _host(error: BaseException, answer: Any) -> str:
 
 
 def _file(error: BaseException, answer: Any) -> str:
-    """The file of the model that was asked for, from the address: /resolve/COMMIT/PATH, or FilePath=PATH."""
-    found = re.search(r"/resolve/[^/?]+/([^?]+)|[?&]FilePath=([^&]+)", _address(error, answer))
+    return file_in(_address(error, answer))
+
+
+def file_in(address: str) -> str:
+    """The file of the model that `address` asks for, "" for none."""
+    found = re.search(r"/resolve/[^/?]+/([^?]+)|[?&]FilePath=([^&]+)", address)
     return unquote(found[1] or found[2]) if found else ""
 
 
@@ -181,6 +193,7 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(?i)([?&](?:x-amz-[\w-]+|signature|sig|token|key-pair-id|policy|ossaccesskeyid)=)[^&\s'\"]+", r"\1***", text)
 
 
+IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY)
 DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota on this file system is used up",
@@ -201,6 +214,16 @@ DISK = {
     errno.ENXIO: "the disk is gone",
 }
 """Error numbers of a disk, in words; the sentence names the path. A second try changes none of them."""
+DISK_FIXES = {
+    errno.EFBIG: "Take a folder on another file system (FAT32 ends at 4 GB): folder=..., LABKIT_HOME; `ulimit -f` shows a limit.",
+    errno.EROFS: "Take a folder on a disk that can be written: folder=..., LABKIT_HOME. `mount` shows which are read-only (ro).",
+    errno.EACCES: "Take a folder of yours (folder=..., LABKIT_HOME), or let its owner give it to you: ls -ld shows who that is.",
+    errno.EPERM: "Take a folder of yours, on a file system of Linux: folder=..., LABKIT_HOME.",
+    errno.EIO: "The disk or its network is failing: see `dmesg | tail`, and take another disk: folder=..., LABKIT_HOME.",
+    errno.ENAMETOOLONG: "Take a folder with a shorter path: folder=..., LABKIT_HOME.",
+    errno.EMFILE: "Raise the limit in the terminal before the notebook starts: ulimit -n 4096.",
+    errno.ENFILE: "Too much runs on this machine: end something.",
+}
 
 
 def of_the_disk(evidence: Evidence) -> Link | None:

@@ -92,7 +92,10 @@ def _tls(links: Iterable[Link]) -> Broken | None:
     other = next((link for link in links if link.type in ("SSLError", "SSLEOFError", "SSLZeroReturnError")), None)
     if other is None:
         return None
-    plain = re.search(r"(?i)wrong[_ ]version[_ ]number|packet length too long|record layer failure|http_request", other.words)
+    plain = re.search(
+        r"(?i)wrong[_ ]version[_ ]number|does not look like a TLS handshake|packet length too long|record layer failure|http_request",
+        other.words,
+    )
     why = (
         "it does not speak TLS at this address: http:// may be right, or a proxy for http is used for https"
         if plain
@@ -104,7 +107,7 @@ def _tls(links: Iterable[Link]) -> Broken | None:
 def _name(links: Iterable[Link], proxy: str) -> Broken | None:
     if not any(link.lookup for link in links):
         return None
-    if any("proxy" in link.words.lower() and link.lookup for link in links):
+    if proxy or any("proxy" in link.words.lower() and link.lookup for link in links):  # behind a proxy only its own name is looked up
         return Broken(
             "proxy", f"The proxy's name cannot be looked up: {proxy}.", "Correct http_proxy, https_proxy or ALL_PROXY.", again=False
         )

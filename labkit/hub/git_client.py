@@ -13,19 +13,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from labkit.common.files import beside
-from labkit.hub import printed
+from labkit.hub import lfs_trace, printed
 from labkit.hub.evidence import Evidence, Link
 from labkit.hub.job import Fetched, Job
-from labkit.hub.lfs_trace import Trace
 from labkit.hub.patience import BUSY
 from labkit.hub.witness import Witness, give_up
 from labkit.models.listing import path_fault
@@ -51,7 +48,6 @@ git-lfs's own are 8 and 10 s, which makes a file that is not there cost over a m
 """
 ATTRIBUTES = "* -text -ident -working-tree-encoding\n"
 """In .git/info/attributes, which stands above the .gitattributes of the model: no file is rewritten at checkout."""
-QUIET_SECONDS = 20
 
 
 class GitFailed(Exception):
@@ -94,7 +90,7 @@ def _fetch(job: Job, witness: Witness) -> Fetched:
 
 
 def _patient(witness: Witness, address: str, work: Callable[[], object]) -> None:
-    """`work`, again while the hub answers busy; git tells the status of an answer and not what its headers ask for."""
+    """`work`, again while the hub answers busy."""
     tried = 0
     while True:
         try:
@@ -105,20 +101,9 @@ def _patient(witness: Witness, address: str, work: Callable[[], object]) -> None
             if link is None:
                 raise
             tried += 1
-            busy = replace(link, type="Answer", host=urlsplit(address).netloc, headers=link.headers or _headers(address))
+            busy = replace(link, type="Answer", host=urlsplit(address).netloc, headers=link.headers)
             if not witness.patience.wait(busy.host, busy.status, busy.headers, tried):
                 give_up(busy)
-
-
-def _headers(address: str) -> dict[str, str]:
-    """The headers of git's first question, asked once more."""
-    try:
-        with urllib.request.urlopen(f"{address}/info/refs?service=git-upload-pack", timeout=QUIET_SECONDS):
-            return {}
-    except urllib.error.HTTPError as busy:
-        return {name.lower(): value for name, value in busy.headers.items()}
-    except (OSError, ValueError):
-        return {}
 
 
 def _repository(folder: Path, address: str) -> None:
@@ -126,11 +111,11 @@ def _repository(folder: Path, address: str) -> None:
     if not (folder / ".git").exists():
         draft = folder / ".git.draft"
         shutil.rmtree(draft, ignore_errors=True)
-        _git(folder, "clone", "--quiet", "--template=", "--depth", "1", "--no-checkout", address, str(draft))
+        _asked(folder, address, "clone", "--quiet", "--template=", "--depth", "1", "--no-checkout", address, str(draft))
         (draft / ".git").rename(folder / ".git")
         draft.rmdir()
     _git(folder, "remote", "set-url", "origin", address)
-    _git(folder, "fetch", "--quiet", "--depth", "1", "origin", "HEAD")
+    _asked(folder, address, "fetch", "--quiet", "--depth", "1", "origin", "HEAD")
     _git(folder, "update-ref", "HEAD", "FETCH_HEAD")
     (folder / ".git" / "index.lock").unlink(missing_ok=True)  # of a git that was killed: `downloads` lets in one at a time
     _git(folder, "read-tree", "HEAD")
@@ -169,7 +154,7 @@ def _rename_partials(folder: Path) -> None:
 def _fetch_large(folder: Path, address: str) -> None:
     """`git lfs fetch`, ended at the first busy answer: git-lfs waits in silence, for as long as it is asked to. Raises `GitFailed`."""
     _rename_partials(folder)
-    trace = Trace(urlsplit(address).netloc)
+    trace = lfs_trace.Trace(urlsplit(address).netloc)
     with subprocess.Popen(
         ["git", *_settings(), "lfs", "fetch", "origin", "HEAD"],
         cwd=folder,
@@ -205,9 +190,30 @@ def _link(stored: Path, path: Path) -> None:
         os.link(stored, draft)
 
 
+def _asked(folder: Path, address: str, *arguments: str) -> None:
+    """A git that asks the hub: of an answer that is an error, the status and what its headers say too. Raises `GitFailed`."""
+    done = _run(folder, *arguments, environment={"GIT_CURL_VERBOSE": "1"})
+    words, answer = lfs_trace.of_git(done.stderr, urlsplit(address).netloc)
+    sys.stderr.write(words)
+    if done.returncode:
+        raise GitFailed(_ended(arguments, done.returncode), [*([answer] if answer else []), *printed.from_git(words).links])
+
+
 def _git(folder: Path, *arguments: str) -> str:
     """What git prints; its errors go to the log too. Raises `GitFailed`."""
-    done = subprocess.run(
+    done = _run(folder, *arguments)
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        raise GitFailed(_ended(arguments, done.returncode), printed.from_git(done.stderr).links)
+    return done.stdout
+
+
+def _ended(arguments: Sequence[str], code: int) -> str:
+    return f"git {' '.join(arguments)[:60]} ended with code {code}"
+
+
+def _run(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["git", *_settings(), *arguments],
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -215,12 +221,8 @@ def _git(folder: Path, *arguments: str) -> str:
         text=True,
         errors="surrogateescape",
         check=False,
+        env={**os.environ, **(environment or {})},
     )
-    sys.stderr.write(done.stderr)
-    if done.returncode:
-        words = f"git {' '.join(arguments)[:60]} ended with code {done.returncode}"
-        raise GitFailed(words, printed.from_git(done.stderr).links)
-    return done.stdout
 
 
 def _settings() -> list[str]:

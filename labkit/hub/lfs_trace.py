@@ -1,7 +1,8 @@
 """What git-lfs says of its own HTTP answers when it is asked to (GIT_CURL_VERBOSE), read line by line as it runs.
 
 Without it, git-lfs waits for a busy hub for as long as the hub likes and says nothing, and of an answer with an error it prints
-"LFS: Error" (3.3.0). Covers: statuses, headers and first words of answers that are errors. Does not cover: git's own protocol.
+"LFS: Error" (3.3.0). Covers: statuses, headers and first words of answers that are errors. git's own trace
+(2.39) says the same in other words.
 """
 
 from __future__ import annotations
@@ -58,3 +59,17 @@ class Trace:
         elif not line.startswith((">", "<", "{")) and not TRACED.match(line):
             self.words.append(without_secrets(line)[:WORDS])
         return False
+
+
+def of_git(text: str, host: str) -> tuple[str, Link | None]:
+    """What git printed besides its trace, and its last answer if that was an error."""
+    status, headers, words = 0, dict[str, str](), []
+    for line in text.splitlines(keepends=True):
+        if not TRACED.match(line):
+            words.append(line)
+        elif found := re.search(r"<= Recv header: HTTP/[\d.]+ (\d{3})", line):
+            status, headers = int(found[1]), {}
+        elif (found := re.search(r"<= Recv header: ([\w-]+): *(.*)", line)) and found[1].lower() in TOLD_HEADERS:
+            headers[found[1].lower()] = found[2].strip()[:300]
+    answer = Link("Answer", "git", f"HTTP {status}", status=status, headers=headers, host=host) if status >= 400 else None
+    return "".join(words), answer

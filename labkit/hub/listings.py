@@ -16,10 +16,10 @@ from urllib.parse import quote
 from ..common.errors import DownloadError
 from ..models.listing import Listing, RemoteFile, clash, path_fault
 from ..models.manifests import NAME
-from .failures import Asked
 from .links import next_page
 from .patience import Patience
 from .questions import Questions
+from .verdicts import Asked
 
 MOST_PAGES = 1000
 """Of a list; a hub that hands out pages for ever would be asked for ever."""
@@ -35,8 +35,8 @@ def modelscope(endpoint: str, model: str, *, proxy: bool = False, asked: Asked |
     if content.get("Success") is False or content.get("Code") not in (None, 0, 200):
         raise _refusal(asked, content)
     data = content.get("Data") or {}
-    rows = [row for row in data.get("Files") or [] if row.get("Type") != "tree"] if isinstance(data, dict) else []
     try:
+        rows = [row for row in data.get("Files") or [] if row["Type"] != "tree"] if isinstance(data, dict) else []
         files = [_file(asked, row["Path"], row["Size"], "sha256", row.get("Sha256")) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise questions.not_a_list(content) from error
@@ -89,7 +89,7 @@ def _row(asked: Asked, row: dict[str, Any]) -> RemoteFile:
 
 def _file(asked: Asked, path: str, size: int, kind: str, digest: str | None) -> RemoteFile:
     if fault := path_fault(path):
-        cause = f"{asked.host} lists a file that must not be written for {asked.model}: {path!r}: {fault}. Nothing was written."
+        cause = f"{asked.host} lists a file that must not be written for {asked.model}: {repr(path)[:300]}: {fault}. Nothing was written."
         raise DownloadError(cause, "Do not use this model, or take another source.")
     if int(size) < 0:
         raise ValueError(f"{path} of {size} bytes")

@@ -14,6 +14,7 @@ from threading import Lock
 
 BUSY = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
 """Statuses that pass by themselves; from 520 on they are those of proxies in front of a hub."""
+TOO_MANY = (425, 429, 503, 529)
 WAIT_SECONDS = 300.0
 """How long one download waits for busy answers, all together. Hugging Face counts requests by windows of 300 s."""
 TRIES = 6
@@ -50,7 +51,8 @@ class Patience:
             self._until = max(self._until, now + pause)
         if added:
             wish = ", as it asks" if asked is not None else ""
-            self.say(f"{host} is busy (HTTP {status}): waiting {pause:.0f} s{wish}, then asking again.")
+            how = "is busy" if status in TOO_MANY else "is in trouble"
+            self.say(f"{host} {how} (HTTP {status}): waiting {span(max(1.0, pause))}{wish}, then asking again.")
         time.sleep(pause)
         return True
 
@@ -68,3 +70,11 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
             return None
     window = re.search(r"\br=0\b.*?\bt=(\d+)", low.get("ratelimit", ""))
     return float(window[1]) if window else None
+
+
+def span(seconds: float) -> str:
+    """A length of time as people say it."""
+    for unit, length, most in (("s", 1, 90), ("min", 60, 120), ("h", 3600, 48), ("days", 86400, 400)):
+        if seconds < most * length:
+            return f"{seconds / length:.0f} {unit}"
+    return "more than a year"

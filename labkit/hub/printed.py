@@ -36,8 +36,9 @@ GIT: tuple[tuple[str, str, int], ...] = (
     (r"(?i)could not resolve (host|proxy)|name or service not known|no such host|temporary failure in name resolution", "gaierror", 0),
     (r"(?i)certificate|x509|SSL: no alternative|server verification failed", "SSLCertVerificationError", 0),
     (r"(?i)\bSSL\b|\bTLS\b|gnutls|schannel", "SSLError", 0),
-    (r"(?i)proxy|407", "ProxyError", 0),
+    (r"(?i)\bproxy|\b407\b", "ProxyError", 0),
     (r"(?i)is this a git repository|invalid character '<'|beginning of value|unable to parse HTTP response|text/html", "NotGit", 0),
+    (r"(?i)couldn't find remote ref HEAD|cloned an empty repository", "NoHead", 0),
     (r"(?i)dubious ownership", "DubiousOwnership", 0),
     (
         r"(?i)authentication failed|could not read (username|password)|authorization error|authentication required|access denied",
@@ -107,7 +108,7 @@ def _python(name: str, words: str) -> Link:
 def _git(line: str) -> Link:
     host, status, number = HOST.search(line), HTTP.search(line), _number(line)
     kind, code = next(((kind, code) for words, kind, code in GIT if re.search(words, line)), ("git", 0))
-    path = re.search(r"(?:unable to (?:create|write|rename|unlink)(?: file)?|open|write|mkdir) '?([^\s':]+)'?", line)
+    path = re.search(r"(?:unable to (?:create|write|rename|unlink)(?: file)?|open|write|mkdir) '?(/[^':\n]+?)(?:'|: |$)", line)
     return Link(
         type=kind if not (number in DISK and kind != "git") else "git",
         module="git",

@@ -17,15 +17,17 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..common.errors import DownloadError, SettingError
 from ..models.contents import HEAD_BYTES, MESSAGE, recognise
 from .evidence import Evidence, from_error
-from .failures import Asked, classify
+from .failed_connections import SWITCH
+from .failures import classify
 from .patience import BUSY, Patience, asked_pause
+from .verdicts import Asked
 
 READ_SECONDS = 20.0
 """How long a hub may be silent before it is asked again."""
@@ -141,10 +143,12 @@ class Questions:
     def _no_json(self, head: bytes) -> DownloadError:
         found = recognise(head)
         if found is None:
-            cause = f"{self.asked.host} answered something that is no list of files: it begins with {head[:60]!r}."
+            what = f"it begins with {head[:60]!r}" if head.strip() else "it is empty"
+            cause = f"{self.asked.host} answered something that is no list of files: {what}."
             return DownloadError(cause, f"Is it a hub of this kind? See HF_ENDPOINT and MODELSCOPE_ENDPOINT. {self.asked.other_way}")
         cause = f"{self.asked.host} did not answer with a list of files for {self.asked.model}: what came is {found.title}."
-        return DownloadError(cause.replace(", not the file", ""), f"{found.fix} {self.asked.other_way}")
+        fix = found.fix.replace(", or take another source", "")
+        return DownloadError(cause.replace(", not the file", ""), f"{fix} {self.asked.other_way}")
 
     def _refused(self, error: urllib.error.HTTPError) -> DownloadError | SettingError:
         body = b""
@@ -154,16 +158,20 @@ class Questions:
         found = from_error(error)
         if error.code in BUSY:
             found = Evidence(found.links, asked_pause(dict(error.headers)) or 0.0)
-        return classify(found, self.asked).raised()
+        failure = classify(found, self.asked)
+        return replace(failure, fix=failure.fix.replace("What arrived is kept: run", "Run")).raised()  # nothing was asked for yet
 
     def _unreachable(self, error: Exception) -> DownloadError | SettingError:
         reason = getattr(error, "reason", error)
         failure = classify(from_error(error), self.asked)
         if failure.kind in ("tls", "dns", "proxy", "unreachable", "setting", "redirects"):
             return failure.raised(f"({reason})" if failure.kind != "setting" else "")
-        fix = failure.fix.removeprefix("What arrived is kept: run the same cell again. ") if failure.kind != "unknown" else ""
-        cause = f"{self.asked.endpoint} cannot be reached: {reason}."
-        return replace(failure, cause=cause, fix=f"Run the same cell again. {fix} {self.asked.other_way}".replace("  ", " ")).raised()
+        what = "gave no list of files"
+        if isinstance(error, BadStatusLine) and not isinstance(error, OSError):
+            what, reason = "does not answer as a web server does", f"it says {str(error).strip()[:60]!r}"
+        fix = f"Run the same cell again. {SWITCH if failure.kind == 'timeout' else ''} {self.asked.other_way}"
+        cause = f"{self.asked.endpoint} {what}: {' '.join(str(reason).split())}."
+        return replace(failure, cause=cause, fix=fix.replace("  ", " ")).raised()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -12,7 +12,8 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import proxy_bypass
 
 from ..common.errors import DownloadError, LabError, SettingError
 from ..common.settings import settings
@@ -20,9 +21,9 @@ from ..models.listing import Listing, RemoteFile
 from ..models.profiles import Profile
 from . import failures, listings, printed, variables
 from .endpoints import Hub
-from .failures import Asked
 from .patience import Patience
 from .questions import proxies
+from .verdicts import Asked
 
 LOOPBACK = "127.0.0.1,localhost"
 QUIET = {
@@ -61,8 +62,10 @@ class Source:
         """Who is asked for what, for the words of a failure."""
         endpoint, model = self.endpoint(hub), self.model(profile)
         through = proxies().get(endpoint.partition("://")[0], "") if proxy and not hub.local else ""
+        through = "" if proxy_bypass(urlsplit(endpoint).netloc) else through
         token = any(os.environ.get(name) for name in variables.TOKENS)
-        return Asked(self.name, self.title, endpoint, model, str(place), variables.shown(through), token)
+        mirror = _not_public(self, hub) and not hub.local
+        return Asked(self.name, self.title, endpoint, model, str(place), variables.shown(through), token, mirror)
 
     def listing(self, asked: Asked, hub: Hub, *, proxy: bool, patience: Patience) -> Listing:
         """What the hub says the model consists of. Raises `DownloadError`, and `SettingError` for a variable that is in the way."""

@@ -20,9 +20,9 @@ from ..models.profiles import profile as find_profile
 from . import sources
 from .arrivals import Arrivals
 from .endpoints import Hub
-from .failures import Asked
 from .patience import Patience
 from .sources import Source
+from .verdicts import Asked
 
 ASIDE_LIMIT = 64 * 2**20
 """A wrong file up to this many bytes is renamed to <name>.wrong (it may be somebody's edit), a larger one is deleted."""

@@ -48,7 +48,7 @@ def _check_proxy(name: str, value: str) -> None:
             f"Most such programs have an HTTP port too: export http_proxy=http://HOST:PORT https_proxy=http://HOST:PORT and unset {name}. "
             'Or go without: download(..., proxy=False); source="modelscope" needs none in China.',
         )
-    if scheme and not SCHEME.match(value) or not re.fullmatch(r"(?i)(https?://)?([^\s@/]+@)?[\w.\-\[\]:]+/?", value):
+    if scheme and not SCHEME.match(value) or not re.fullmatch(r"(?i)(https?://)?([^\s@/]+@)?([\w.\-]+|\[[\da-f:.]+\])(:\d{1,5})?/?", value):
         raise SettingError(f"{name}={shown(value)} is no address of a proxy.", f"export {name}=http://HOST:PORT, or unset {name}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from labkit.hub.evidence import TOLD_HEADERS, Evidence, Link, from_error
+from labkit.hub.evidence import TOLD_HEADERS, Evidence, Link, file_in, from_error
 from labkit.hub.links import at_endpoint
 from labkit.hub.patience import BUSY, Patience, asked_pause
 from labkit.workers import side
@@ -37,6 +37,8 @@ class Witness:
             if answer.status_code not in BUSY:
                 if answer.status_code >= 400:
                     self.failed = Evidence((_link(answer),))
+                if answer.status_code >= 500:
+                    give_up(_link(answer))  # ModelScope's client asks again for half a minute
                 return answer
             tried += 1
             link = _link(answer)
@@ -87,4 +89,5 @@ def _link(answer: Any) -> Link:
     headers: Mapping[str, str] = answer.headers
     told = {name.lower(): str(value)[:300] for name, value in headers.items() if name.lower() in TOLD_HEADERS}
     host = urlsplit(str(answer.url)).netloc.rpartition("@")[2]
-    return Link("Answer", words=f"HTTP {answer.status_code}", status=answer.status_code, headers=told, host=host)
+    words, file = f"HTTP {answer.status_code}", file_in(str(answer.url))
+    return Link("Answer", words=words, status=answer.status_code, headers=told, host=host, file=file)

@@ -8,6 +8,7 @@ hashes tell, and which `labkit.download` into the same folder asks for. Used by 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from .contents import HEAD_BYTES, POINTER, recognise
 from .headers import INDEX, UNREADABLE, Index, read_header
+from .listing import path_fault
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json", "qwen.tiktoken")
 WEIGHTS = (".bin", ".pth", ".pt", ".gguf")
@@ -104,6 +106,13 @@ def _shards(folder: Path, found: Findings, strange: dict[str, str]) -> dict[str,
     for path in files:
         if path.name in strange:
             continue
+        if not path.is_file():
+            what = f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "a folder"
+            found.wrong.append(f"{path.name} is {what}")
+            continue
+        if not path.stat().st_size:
+            found.wrong.append(f"{path.name} is empty")
+            continue
         try:
             for tensor in read_header(path):
                 if tensor in shards:
@@ -135,6 +144,9 @@ def _index(folder: Path, found: Findings, shards: dict[str, str], strange: dict[
         return
     if index.files is None:
         _without_index(folder, found, shards)
+        return
+    if odd := [name for name in index.files.values() if path_fault(name)]:
+        found.wrong.append(f"{INDEX} names {odd[0]!r}, which cannot be a file of a model")
         return
     absent = index.absent()
     found.missing += absent

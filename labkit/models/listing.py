@@ -7,6 +7,7 @@ Used by notebook 02 through `labkit.download`, `labkit.preview` and `labkit.veri
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -50,6 +51,8 @@ def path_fault(path: object) -> str:
         return "it has no name"
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in path):
         return "it has a control character in it"
+    if any(unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp") for sign in path):
+        return "it has a sign in it that is not seen, such as one that turns the order of reading"
     if path.startswith(("/", "~")):
         return "it is an absolute path"
     if re.match(r"[A-Za-z]:", path):

@@ -24,7 +24,7 @@ from ..common.files import beside
 from ..common.progress import Progress
 from . import bare_folders
 from .headers import INDEX, UNREADABLE, Index, read_header
-from .listing import Listing, RemoteFile
+from .listing import Listing, RemoteFile, path_fault
 from .profiles import Profile, profiles
 from .profiles import profile as find_profile
 
@@ -68,11 +68,12 @@ class Verification:
         sizes = _verdict(self.wrong_size, "match")
         if self.unchecked:
             sizes = hashes = f"not compared (no {NAME})"
+        what = "safetensors" if all(".safetensors" in sentence for sentence in self.unreadable) else "contents"
         lines = [
             f"files: {_verdict(self.missing, 'none missing that another names' if self.unchecked else 'complete', 'missing ')}",
             f"sizes: {sizes}",
             f"hashes: {hashes}",
-            f"safetensors: {_verdict(self.unreadable, 'readable')}",
+            f"{what}: {_verdict(self.unreadable, 'readable')}",
         ]
         wrong = [f"{name}: {self.differences[name]}" for name in self.wrong if name in self.differences]
         return [*lines, *wrong, *(f"not checked: {what}" for what in self.unchecked)]
@@ -172,9 +173,15 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of `folder`, or None where there is none that can be used."""
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return content if content["version"] == 1 and listed(content).model and {"profile", "weights"} <= content.keys() else None
+        whole = content["version"] == 1 and listed(content).model and {"profile", "weights"} <= content.keys()
+        return content if whole and all(_row_is_right(row) for row in content["files"]) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _row_is_right(row: dict[str, Any]) -> bool:
+    sizes = all(isinstance(row[name], int) and row[name] >= 0 for name in ("size", "mtime_ns"))
+    return sizes and isinstance(row["digest"], str) and not path_fault(row["path"])
 
 
 def listed(manifest: dict[str, Any]) -> Listing:

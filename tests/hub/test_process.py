@@ -81,9 +81,11 @@ def test_what_it_forked_ends_with_it(tmp_path: Path) -> None:
 def test_one_that_outlives_sigkill_is_named_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "KILL_SECONDS", 0.3)
     monkeypatch.setattr(process.os, "killpg", lambda group, number: None)  # as if it waited for a disk, where no signal reaches it
+    bring_later = "subprocess.Popen(['sh', '-c', 'sleep 1; head -c 4000000 /dev/zero > \"$0\"', request['folder'] + '/came'])\n"
+    script = f"import os, signal\n{bring_later}os.kill(os.getpid(), signal.SIGSTOP)\n"  # stopped before the bytes come, on any machine
     started = time.monotonic()
     with pytest.raises(DownloadError, match=r"did not end within .* left: process \d+ \(\w+.*, state T\)\.") as caught:
-        run(tmp_path, bring(4_000_000) + "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n", stop_at=0.5)
+        run(tmp_path, script, stop_at=0.5)
     assert time.monotonic() - started < 8 and "State D" in caught.value.fix
     (left,) = psutil.Process().children()
     assert f"process {left.pid} " in caught.value.cause

@@ -1,5 +1,6 @@
 """A folder that no client of the kit brought: what is wrong is named, and what could not be checked is said."""
 
+import json
 import os
 from pathlib import Path
 
@@ -53,3 +54,24 @@ def test_what_is_missing_is_named(tiny: Path, name: str) -> None:
 def test_a_shard_that_is_cut_is_named(tiny: Path) -> None:
     os.truncate(tiny / SECOND, 100_000)
     assert any(SECOND in sentence for sentence in manifests.verify(tiny).unreadable)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("link", "is a link to /nowhere, which is not there"), ("folder", "is a folder"), ("empty", "is empty")]
+)
+def test_what_lies_in_a_shards_place_is_named_for_what_it_is(tiny: Path, kind: str, says: str) -> None:
+    (tiny / SECOND).unlink()
+    {"link": lambda: (tiny / SECOND).symlink_to("/nowhere"), "folder": (tiny / SECOND).mkdir, "empty": (tiny / SECOND).touch}[kind]()
+    assert f"{SECOND} {says}" in manifests.verify(tiny).unreadable
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a\\b"])
+def test_an_index_that_leads_out_of_the_folder_is_named(tiny: Path, name: str) -> None:
+    (tiny / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"a": name}}))
+    found = manifests.verify(tiny)
+    assert not found and any("cannot be a file of a model" in sentence for sentence in found.unreadable) and not found.missing
+
+
+def test_what_is_no_tensor_is_not_told_as_one(tiny: Path) -> None:
+    (tiny / "config.json").write_text("")
+    assert "contents: wrong: config.json is empty" in manifests.verify(tiny).lines()

@@ -95,6 +95,22 @@ def test_a_manifest_that_cannot_be_used_is_none(tiny: Path, content: str) -> Non
     assert not found and manifests.NAME in str(found)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"path": "config.json", "size": None, "digest": "", "mtime_ns": 1},
+        {"path": "config.json", "size": -1, "digest": "", "mtime_ns": 1},
+        {"path": "config.json", "size": 1, "digest": 5, "mtime_ns": 1},
+        {"path": "../../etc/passwd", "size": 1, "digest": "", "mtime_ns": 1},
+        {"path": "config.json"},
+    ],
+)
+def test_a_manifest_with_a_row_that_cannot_be_is_told_as_damaged(tiny: Path, row: dict[str, object]) -> None:
+    content = {"version": 1, "profile": "tiny", "model": "labkit/tiny", "weights": True, "files": [row]}
+    (tiny / manifests.NAME).write_text(json.dumps(content))
+    assert manifests.read(tiny) is None and f"{manifests.NAME} cannot be read" in str(manifests.verify(tiny))
+
+
 def test_a_mismatch_shows_what_was_expected_and_what_was_found(tiny: Path) -> None:
     finished(tiny)
     edit(tiny / "config.json", 0)
