@@ -93,7 +93,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"the header is not as the format has it: {error!r}") from None
     end = max((tensor.offset + tensor.bytes for tensor in tensors.values()), default=8 + length)
     if end != size:
-        raise ValueError(f"tensors end at byte {end} of {size}")
+        raise ValueError(
+            f"it is cut off, its tensors end at byte {end} of {size}" if end > size else f"tensors end at byte {end} of {size}"
+        )
     return dict(sorted(tensors.items(), key=lambda item: item[1].offset))
 
 

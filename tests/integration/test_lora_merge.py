@@ -318,9 +318,9 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda base, adapter: cut(base / "model-00003-of-00007.safetensors"), "model-00003-of-00007.safetensors is cut off"),
+        (lambda base, adapter: cut(base / "model-00003-of-00007.safetensors"), "model-00003-of-00007.safetensors .*cut off"),
         (lambda base, adapter: (base / "model-00002-of-00007.safetensors").unlink(), "model-00002-of-00007.safetensors is missing"),
-        (lambda base, adapter: cut(adapter / "adapter_model.safetensors"), "adapter_model.safetensors is cut off"),
+        (lambda base, adapter: cut(adapter / "adapter_model.safetensors"), "adapter_model.safetensors .*cut off"),
         (lambda base, adapter: (base / "config.json").unlink(), "has no config.json"),
         (lambda base, adapter: (adapter / "adapter_config.json").unlink(), "has no adapter_config.json"),
     ],
