@@ -45,7 +45,7 @@ def ask(
         elif isinstance(error, TimeoutError):
             said = f"it hung, no whole answer to {path} in {seconds:.0f} s"
         fix = f"./lab ps shows what runs; ./lab logs {server.name} says why."
-        raise NotRunning(f"{server.url} does not answer: {said}.", fix) from error
+        raise NotRunning(f"{server.url} does not answer: {said.rstrip('.')}.", fix) from error
     return status, _content(content)
 
 
