@@ -29,18 +29,21 @@ DEATHS = (
     ("NoCommand", r"(?P<m>(?:\S+: )?(?:line \d+: |\d+: )?\S+: (?:command )?not found|\S*python\S*: No module named \S+)"),
     ("ValueError", r"\s*Value error, (?P<m>.+?)(?: \[type=.*)?"),  # pydantic's, of which the rest was cut off
     ("ExitCode", r"(?P<m>Exit code: -\d+)"),
-    ("Watchdog", r"(?P<m>\w+ watchdog timeout\b.*)"),
+    ("Watchdog", r"(?P<m>(?:\w+ )?[Ww]atchdog timeout\b.*)"),
+    ("ChildFailedError", r"(?P<m>Received (?:sigquit|SIGQUIT) from a child process\b.*)"),
     ("BindError", r"(?P<m>\[Errno \d+\] error while attempting to bind on address .+)"),
     ("NoCommand", r"(?P<m>\S*python\S*: Error while finding module specification for .+)"),
     ("ContainerError", r"(?P<m>docker: Error response from daemon: .+|.*nvidia-container-cli(?:\.real)?: .+)"),
 )
 DEATH = re.compile("|".join(f"(?P<k{place}>{pattern.replace('(?P<m>', f'(?P<m{place}>')})" for place, (_, pattern) in enumerate(DEATHS)))
+OWN_END = "eceived sigquit from a child process"
+"""After this SGLang kills its own processes, and the shell says so: no word of the machine's memory."""
 OUTSIDE = frozenset(["ArgumentError", "LoaderError", "NoCommand", "ContainerError"])
 """Ends of a process that wrote nothing before: a line without a prefix is not of the writer of the lines above."""
 SIGNS = (
     ": error: ", "Fatal Python", "terminate called", "error while loading", "lookup error", "' not found", "Segfault", "egmentation fault",
     "Bus error", "Illegal instr", "Killed", "oom-kill", "ot found", "No module named", "module specification", "docker: Error",
-    "nvidia-container-cli", "Value error, ", "Exit code: -", "watchdog timeout", "attempting to bind",
+    "nvidia-container-cli", "Value error, ", "Exit code: -", "atchdog timeout", "from a child process", "attempting to bind",
 )  # fmt: skip
 WHAT = re.compile(r"\s*what\(\): +(.+)")
 DETAIL = re.compile(
@@ -68,6 +71,8 @@ def deaths(lines: Iterable[LogLine]) -> list[Chain]:
         if not any(sign in text for sign in signs) or not (match := DEATH.fullmatch(text)):
             continue
         place = next(place for place in range(len(DEATHS)) if match[f"k{place}"] is not None)
+        if DEATHS[place][0] == "Killed" and text.strip() == "Killed" and OWN_END in told:
+            continue
         raised = Raised(DEATHS[place][0], match[f"m{place}"].strip(), line.number, text.strip(), line.level)
         found.append(Chain(line.process if line.head or raised.type not in OUTSIDE else "", stamp, [raised]))
     return found
