@@ -168,7 +168,7 @@ def failure(server: Endpoint, out: Path, errors: Path, ended: Exit | None) -> St
     if ended and ended.reason == "not started":
         return _not_started(server, ended.error)
     verdict = explain_files([out, errors], engine=server.engine.name)
-    log, line = verdict.file or str(server.log), verdict.line or logs.last_line(errors) or logs.last_line(out)
+    log, line = verdict.file or str(server.log), verdict.telling or verdict.line or logs.last_line(errors) or logs.last_line(out)
     if verdict.known:
         return StartFailed(verdict.cause, verdict.fix, line=line, log=log)
     title, code = server.engine.title, ended.code if ended else None
