@@ -18,7 +18,7 @@ from ..common.progress import Progress
 from ..common.refusals import FIXES
 from ..failures.verdicts import explain_files
 from ..machine import ports
-from .expectations import expected_seconds, remember
+from .expectations import expected_seconds, lateness, remember
 from .lifelines import let_go
 from .supervisor import KILL_SECONDS
 
@@ -70,7 +70,7 @@ class Start:
                 elapsed = time.time() - self.record.created_at
                 if elapsed > timeout:
                     self._give_up(timeout)
-                bar.update(elapsed, self.engine.stages[self.stage].name)
+                bar.update(elapsed, self.engine.stages[self.stage].name + lateness(elapsed, total))
                 time.sleep(POLL_SECONDS)
             bar.update(time.time() - self.record.created_at, "asking for one token" if self.engine.probe else "")
             self._require_answer(timeout)
