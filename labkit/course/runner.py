@@ -1,7 +1,7 @@
 """Runs the course headless: papermill over the notebooks, executed copies, HTML, one summary for machines.
 
-Covers: one profile, one batch, in order. Does not cover: checking outputs against the committed ones (that is nbval, see
-`course.testing`). Used by instructors and by newcomers through `./lab run`.
+Covers: one profile, one batch, in order; checks that must be True. Does not cover: comparing whole outputs with the committed ones (that
+is nbval, see `course.testing`). Used by instructors and by newcomers through `./lab run`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHECK_TAG = "nbval-check-output"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one notebook went. `cells` counts code cells that ran, `error` is the failing cell's own message."""
+    """How one notebook went. `cells` counts code cells that ran, `error` says what failed: a cell's own message, or checks."""
 
     notebook: str
     passed: bool
@@ -47,6 +47,7 @@ def run(
 ) -> int:
     """Execute the notebooks whose names begin with `names` (all if empty); returns 0 if every one passed, else 1.
 
+    A check that prints anything but the True of the notebook in the clone fails it, at its end; with `bless` nothing is compared.
     Writes OUT/<time>/: each executed notebook (also a failed one, up to the failing cell), an HTML page of it, and
     summary.json. Servers that a notebook starts end with its kernel. Raises `SettingError` for a name or a parameter that
     fits no notebook.
@@ -61,7 +62,7 @@ def run(
     outcomes = []
     for path in chosen:
         print(f"--- {path.name}", flush=True)
-        outcomes.append(_execute(path, folder, parameters or {}))
+        outcomes.append(_execute(path, folder, parameters or {}, checked=not bless))
         if outcomes[-1].passed and bless:
             write_checks(path, folder / path.name)
         if not outcomes[-1].passed and not keep_going:
@@ -105,7 +106,7 @@ def write_checks(source: Path, executed: Path) -> None:
     nbformat.write(notebook, source)
 
 
-def _execute(path: Path, folder: Path, parameters: dict[str, str]) -> Outcome:
+def _execute(path: Path, folder: Path, parameters: dict[str, str], *, checked: bool) -> Outcome:
     import nbformat
     import papermill
 
@@ -124,12 +125,31 @@ def _execute(path: Path, folder: Path, parameters: dict[str, str]) -> Outcome:
         )
     except papermill.PapermillExecutionError as failure:
         error = f"{failure.ename}: {failure.evalue}"
+    error = error or (_untrue(path, copy) if checked else "")
+    if error:
         print(error, file=sys.stderr, flush=True)
     seconds = round(time.monotonic() - started, 1)
     cells = sum(cell.cell_type == "code" and bool(cell.execution_count) for cell in nbformat.read(copy, 4).cells)
     _html(copy)
     print(f"--- {path.name}: {'FAILED' if error else 'passed'} in {seconds:.0f} s", flush=True)
     return Outcome(path.name, not error, seconds, cells, error, str(copy))
+
+
+def _untrue(path: Path, executed: Path) -> str:
+    """The checks that came out otherwise where the notebook in the clone says True, as lines; "" where there are none."""
+    import nbformat
+
+    ran = {cell.id: _printed(cell) for cell in nbformat.read(executed, 4).cells}
+    wrong = []
+    for cell in nbformat.read(path, 4).cells:
+        if CHECK_TAG in cell.metadata.get("tags", []):
+            came = dict.fromkeys(ran.get(cell.id, "").splitlines())
+            wrong += [line for line in _printed(cell).splitlines() if "True" in line and line not in came]
+    return "\n".join(f"This check did not come out as in the notebook, which says: {line}" for line in wrong)
+
+
+def _printed(cell: Any) -> str:
+    return "".join(output.get("text", "") for output in cell.get("outputs", []))
 
 
 def _private_channels() -> Any:

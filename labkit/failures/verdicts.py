@@ -63,6 +63,8 @@ class Verdict:
     empty: bool = False
     others: tuple[str, ...] = ()
     """The other exceptions of its chain, each whole."""
+    telling: str = ""
+    """The one line by which a known failure is known: `line`, or a line further down in the message or beside it."""
 
     @property
     def cause(self) -> str:
@@ -195,7 +197,17 @@ def _named(root: Root, stage: str, engine: str, file: str, start: int) -> Verdic
     if failure is None:
         return verdict
     causes, fixes = (wording.fill(words, groups, engine) for words in (failure.cause, failure.fix))
-    return replace(verdict, id=failure.id, causes=causes, fixes=fixes)
+    return replace(verdict, id=failure.id, causes=causes, fixes=fixes, telling=_telling(failure, told, root.beside))
+
+
+def _telling(row: KnownFailure, told: Raised, beside: str) -> str:
+    """Where the row found what it looks for; compilers and pydantic begin with a line that says nothing ("1 validation error for ...")."""
+    for pattern, text in ((row.beside, beside), (row.message, told.message)):
+        if pattern is not None and (found := pattern.search(text)):
+            start = text.rfind("\n", 0, found.start()) + 1
+            one = text[start:].partition("\n")[0].strip()
+            return told.line if not one or one in told.line else one
+    return told.line
 
 
 def classify(root: Root, stage: str, engine: str) -> tuple[KnownFailure | None, Raised, dict[str, str | None]]:

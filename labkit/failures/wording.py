@@ -47,9 +47,15 @@ SPAN = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 def filled(text: str, groups: Mapping[str, str | None], engine: str, language: str) -> str:
     """`text` with its {names} filled; a sentence with one that is not known is left out."""
-    known = {name: decoded(name, value.strip()) for name, value in groups.items() if value and value.strip()} | named(engine, language)
+    given = {name: _unquoted(value.strip()) for name, value in groups.items() if value}
+    known = {name: decoded(name, value) for name, value in given.items() if value} | named(engine, language)
     sentences = [HOLE.sub(lambda hole: known[hole[1]], part) for part in _sentences(text) if known.keys() >= set(HOLE.findall(part))]
     return _joined(sentences, language)
+
+
+def _unquoted(value: str) -> str:
+    """Without the quotation mark that ends what it did not begin: Python prints a KeyError's message in quotes."""
+    return value[:-1] if value[-1:] in ("'", '"') and value.count(value[-1]) % 2 else value
 
 
 def outlined(text: str, language: str) -> str:

@@ -72,7 +72,9 @@ def _proxy(links: Iterable[Link], proxy: str) -> Broken | None:
             status = next((group for group in tunnel.groups() if group), "") if tunnel else ""
             status = status or next(iter(re.findall(r"\b(407|403|502|503|504)\b", link.words)), "")
             if status == "407":
-                return Broken("proxy", f"The proxy {proxy} wants a name and a password (HTTP 407).", ANSWERS_OF_PROXIES, again=False)
+                return Broken(
+                    "proxy", f"The proxy {proxy or 'that is set'} wants a name and a password (HTTP 407).", ANSWERS_OF_PROXIES, again=False
+                )
             refused = f" (HTTP {status})" if status else ""
             cause = f"The proxy {proxy or 'that is set'} does not lead to {{host}}{refused}."
             fix = "See that it runs and what it permits (http_proxy, https_proxy, ALL_PROXY), or go without: download(..., proxy=False)."
@@ -109,7 +111,10 @@ def _name(links: Iterable[Link], proxy: str) -> Broken | None:
         return None
     if proxy or any("proxy" in link.words.lower() and link.lookup for link in links):  # behind a proxy only its own name is looked up
         return Broken(
-            "proxy", f"The proxy's name cannot be looked up: {proxy}.", "Correct http_proxy, https_proxy or ALL_PROXY.", again=False
+            "proxy",
+            f"The proxy's name cannot be looked up{': ' + proxy if proxy else ''}.",
+            "Correct http_proxy, https_proxy or ALL_PROXY.",
+            again=False,
         )
     cause = "{host} cannot be reached: its name cannot be looked up (DNS)."
     fix = (

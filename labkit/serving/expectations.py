@@ -1,4 +1,4 @@
-"""How long each stage of a start should take: as long as the last start of the same engine and model on this machine."""
+"""How long each stage of a start should take: as long as the last start of the same engine and model on the same card of this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from ..common.files import read_json
 from ..common.settings import Settings, settings
 from ..engines.engine import Engine
+from ..machine.gpu import find
 from .exits import write_json
 from .registry import Record
 
@@ -39,7 +40,16 @@ def _is_duration(value: object) -> bool:
 
 
 def _history_key(record: Record) -> str:
-    return f"{record.engine} {record.model} {record.device}"
+    """A home on a shared disk outlives the card: what an H200 took says nothing of a 3090."""
+    cards = sorted({device.name for device in find(record.gpus)})
+    return " ".join([record.engine, record.model, record.device, *cards])
+
+
+def lateness(elapsed: float, expected: float) -> str:
+    """What to say, behind the stage, of a start that takes longer than was expected; "" before that."""
+    if elapsed <= expected or not expected:
+        return ""
+    return " (longer than expected: a cold disk, another card, or kernels that are compiled for the first time)"
 
 
 def history_file(config: Settings | None = None) -> Path:

@@ -18,7 +18,7 @@ from ..common.progress import Progress
 from ..common.refusals import FIXES
 from ..failures.verdicts import explain_files
 from ..machine import ports
-from .expectations import expected_seconds, remember
+from .expectations import expected_seconds, lateness, remember
 from .lifelines import let_go
 from .supervisor import KILL_SECONDS
 
@@ -70,7 +70,7 @@ class Start:
                 elapsed = time.time() - self.record.created_at
                 if elapsed > timeout:
                     self._give_up(timeout)
-                bar.update(elapsed, self.engine.stages[self.stage].name)
+                bar.update(elapsed, self.engine.stages[self.stage].name + lateness(elapsed, total))
                 time.sleep(POLL_SECONDS)
             bar.update(time.time() - self.record.created_at, "asking for one token" if self.engine.probe else "")
             self._require_answer(timeout)
@@ -168,7 +168,7 @@ def failure(server: Endpoint, out: Path, errors: Path, ended: Exit | None) -> St
     if ended and ended.reason == "not started":
         return _not_started(server, ended.error)
     verdict = explain_files([out, errors], engine=server.engine.name)
-    log, line = verdict.file or str(server.log), verdict.line or logs.last_line(errors) or logs.last_line(out)
+    log, line = verdict.file or str(server.log), verdict.telling or verdict.line or logs.last_line(errors) or logs.last_line(out)
     if verdict.known:
         return StartFailed(verdict.cause, verdict.fix, line=line, log=log)
     title, code = server.engine.title, ended.code if ended else None

@@ -61,6 +61,23 @@ def test_a_failure_stops_and_is_kept(course: Path, tmp_path: Path, capfd: pytest
     assert outcome["error"] == "AssertionError: it was asked for" and Path(outcome["executed"]).exists()
 
 
+@pytest.mark.parametrize(("wrong", "code"), [("False", 0), ("True", 1)])
+def test_a_check_that_is_not_true_fails_the_notebook(course: Path, tmp_path: Path, wrong: str, code: int) -> None:
+    """What is False in the clone, too, is as it should be."""
+    cells = [
+        nbformat.v4.new_code_cell("wrong = False", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('text came:', not wrong)\nprint('key shown:', False)", metadata={"tags": [module.CHECK_TAG]}),
+    ]
+    cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text="text came: True\nkey shown: False\n")]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), course / "03_c.ipynb")
+    assert run(["03"], parameters={"wrong": wrong}, out=tmp_path / "out") == code
+    outcome = summary(tmp_path / "out")["notebooks"][0]  # type: ignore[index]
+    assert outcome["passed"] is not bool(code) and ("text came: True" in outcome["error"]) is bool(code)
+    assert "key shown" not in outcome["error"]
+    assert run(["03"], parameters={"wrong": wrong}, out=tmp_path / "blessed", bless=True) == 0
+
+
 def test_a_parameter_that_no_notebook_has_is_refused(course: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"parameter nmae\.\n.*There are: bad, name\."):
         run([], parameters={"nmae": "b", "name": "b"}, out=tmp_path / "out")

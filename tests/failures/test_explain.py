@@ -35,6 +35,8 @@ def frame(path: str, function: str, source: str = "x()") -> tuple[str, str]:
     return f'  File "/env/lib/python3.12/site-packages/{path}", line 401, in {function}', f"    {source}"
 
 
+AWQ = "torch.bfloat16 is not supported for quantization method awq. Supported dtypes: [torch.float16]"
+QWEN9 = "The checkpoint you are trying to load has model type `qwen9` but Transformers does not recognize this architecture."
 NVCC = (
     "RuntimeError: Ninja build failed. Ninja output:",
     "[1/2] /usr/local/cuda-12.4/bin/nvcc -gencode=arch=compute_120a,code=sm_120a -c cuda.cu -o cuda_0.o",
@@ -47,6 +49,13 @@ LOADING = ["Starting to load model m..."]
 LOADED = [*LOADING, "Model loading took 15.27 GiB memory and 6.1 seconds"]
 SERVING = [*LOADED, "Application startup complete."]
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 350.00 MiB. GPU 0 has a total capacity of 23.68 GiB."
+
+
+def refused(config: str, words: str) -> tuple[str, str]:
+    """What pydantic prints when a check of `config` raises `words`."""
+    begin = f"pydantic_core._pydantic_core.ValidationError: 1 validation error for {config}"
+    return begin, f"  Value error, {words} [type=value_error, input_value=ArgsKwargs((), {{'model': 'm'}}), input_type=ArgsKwargs]"
+
 
 FOUND: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "a compiler too old, behind an advice on memory": (
@@ -278,6 +287,36 @@ def test_flags_are_named_as_they_were_given() -> None:
         == "Lower `--max-model-len`, `--kv-cache-dtype fp8`, `--tensor-parallel-size`; `labkit.verify(x)`, `NCCL_DEBUG=INFO`."
     )
     assert as_flags(text, ["--max_model_len", "9", "-tp=2"]).startswith("Lower `--max_model_len`, `--kv-cache-dtype fp8`, `-tp`")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (core(*NVCC), "nvcc fatal   : Unsupported gpu architecture 'compute_120a'"),
+        (scheduler(*NVCC), "nvcc fatal   : Unsupported gpu architecture 'compute_120a'"),
+        (core(*refused("VllmConfig", AWQ)), AWQ),
+        (core(*refused("ModelConfig", QWEN9)), QWEN9),
+        (
+            core(
+                "triton.compiler.errors.CompilationError: at 1:0:",
+                "def kernel(",
+                "^",
+                'ValueError("type fp8e4nv not supported in this architecture.")',
+            ),
+            'ValueError("type fp8e4nv not supported in this architecture.")',
+        ),
+        (core("RuntimeError: UVA is not available"), "RuntimeError: UVA is not available"),
+    ],
+)
+def test_the_line_that_is_shown_is_the_one_that_tells(text: str, line: str) -> None:
+    verdict = explain_text(text)
+    assert verdict.known and verdict.telling == line
+
+
+@pytest.mark.parametrize("name", ["deepseek-r1", "qwen-3", "r1"])
+def test_the_quotes_of_a_key_error_are_no_part_of_what_it_lists(name: str) -> None:
+    verdict = explain_text(core(f"KeyError: \"Reasoning parser '{name}' not found. Available parsers: deepseek_r1, qwen3\""))
+    assert verdict.fixes.en.endswith("These are there: deepseek_r1, qwen3.") and f"It was {name}." in verdict.causes.en
 
 
 def test_a_message_of_a_running_server_is_looked_up() -> None:

@@ -74,6 +74,23 @@ def test_a_gateway_s_error_behind_a_proxy_names_both() -> None:
     assert "huggingface.co or the proxy http://127.0.0.1:7890 is in trouble (HTTP 502)" in cause
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "cause"),
+    [
+        ("ProxyError", "407 Proxy Authentication Required", "The proxy that is set wants a name and a password (HTTP 407)."),
+        (
+            "ProxyError",
+            "Tunnel connection failed: 407 Proxy Authentication Required",
+            "The proxy that is set wants a name and a password (HTTP 407).",
+        ),
+        ("gaierror", "Could not resolve proxy: p.invalid", "The proxy's name cannot be looked up."),
+    ],
+)
+def test_a_proxy_that_only_the_client_knows_leaves_no_hole(name: str, words: str, cause: str) -> None:
+    """git's own http.proxy, or one of the system's: no variable names it."""
+    assert told(Link(name, words=words))[0] == cause
+
+
 def test_behind_a_proxy_a_name_that_nobody_knows_is_the_proxys() -> None:
     asked = Asked("huggingface", "Hugging Face", "https://huggingface.co", "owner/model", proxy="http://no-such-proxy.invalid:80")
     cause, fix, again = told(Link("gaierror", words="Name or service not known"), asked=asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from labkit.benchmark.sweeps import machine
 from labkit.common.errors import GpuInUse, MemoryHeld, SettingError
 from labkit.engines import ENGINES
 from labkit.serving import held_memory, placement
+from labkit.serving.expectations import expected_seconds, lateness
 from labkit.serving.registry import Record, ServerFolder
 from labkit.serving.server import Server
 
@@ -45,6 +47,24 @@ def test_the_baseline_is_that_of_its_own_gpus(begin: Begin, cards: list[Card]) -
     threading.Timer(0.5, cards[1].hold, [0]).start()  # the driver takes its time
     report = server.stop()
     assert (report.memory_before, report.memory_after, report.baseline, report.returned) == (20 * GIB, 0, 0, True)
+
+
+def test_how_long_a_start_takes_is_remembered_for_its_card_only(begin: Begin, cards: list[Card]) -> None:
+    """A home on a shared disk outlives the card."""
+    cards[1].answers["Name"] = "NVIDIA GeForce RTX 3090"
+    server = begin(gpus=("GPU-a",)).wait(30)
+    entry = ServerFolder(server.name).record
+    assert entry is not None
+    engine = server.engine
+    took = dict(entry.stages)
+    assert expected_seconds(engine, entry) == [took.get(stage.name, 0.0) for stage in engine.stages]
+    other = dataclasses.replace(entry, gpus=["GPU-b"])
+    assert expected_seconds(engine, other) == [stage.gpu_seconds for stage in engine.stages], "nothing is known of that card"
+
+
+@pytest.mark.parametrize(("elapsed", "expected", "late"), [(149.0, 150.0, False), (214.0, 150.0, True), (5.0, 0.0, False)])
+def test_a_start_that_takes_longer_says_so(elapsed: float, expected: float, late: bool) -> None:
+    assert ("longer than expected" in lateness(elapsed, expected)) is late
 
 
 def test_memory_that_does_not_come_back_stops_the_next_start_on_that_gpu_only(begin: Begin, cards: list[Card], home: Path) -> None:
