@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_server import free_port
 from nvml_stand_in import Card, fake_nvml
 
 from labkit.common.errors import InstallError, PortInUse, ProfileError, SettingError
@@ -40,8 +41,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     for variable in ("no_proxy", "NO_PROXY", "CUDA_VISIBLE_DEVICES", "LABKIT_OWNER", "LABKIT_PROFILE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("LABKIT_PORT_VLLM", "38123")
-    monkeypatch.setenv("LABKIT_PORT_SGLANG", "38124")
+    monkeypatch.setenv("LABKIT_PORT_VLLM", str(free_port()))
+    monkeypatch.setenv("LABKIT_PORT_SGLANG", str(free_port()))
     monkeypatch.setattr(launch.environments, "python", lambda engine: tmp_path / engine / "bin" / "python")
 
     def be(capability: tuple[int, int] | None = (9, 0), device: str = "gpu") -> None:

@@ -42,7 +42,7 @@ def test_it_is_no_engine_that_serves_a_model() -> None:
         ("OSError: [Errno 28] No space left on device: '/x'", "disk of the data folder is full"),
         ("DatabaseError: (sqlite3.DatabaseError) file is not a database", "damaged"),
         ("sqlite3.OperationalError: table _alembic_tmp_knowledge_file already exists", "killed while it was changing the database"),
-        ("sqlite3.OperationalError: unable to open database file", "no permission to write"),
+        ("sqlite3.OperationalError: unable to open database file", "is not yours"),
         ("ModuleNotFoundError: No module named 'chromadb'", "USE_SLIM_DOCKER"),
         ("ERROR: [Errno 98] error while attempting to bind on address ('127.0.0.1', 8080): address already in use", "port was taken"),
     ],
