@@ -114,7 +114,7 @@ FAILURES = {
     "unknown flag": ({"max_runing_requests": 4}, "does not know the flag: --max-runing-requests 4"),
     "context": ({"context_length": 4096}, "4096 tokens.*2048"),
     "dtype": ({"dtype": "float8"}, "--dtype cannot be float8"),
-    "quantisation": ({"quantization": "awq"}, "quantization=awq was asked for"),
+    "quantisation": ({"quantization": "awq"}, "quantization=awq` was asked for"),
 }
 
 

@@ -76,7 +76,7 @@ FAILURES = {
     "unknown flag": ({"max_modle_len": 1024}, "does not know the flag: --max-modle-len 1024"),
     "context": ({"max_model_len": 4096}, "4096 tokens.*2048"),
     "dtype": ({"dtype": "float8"}, "--dtype cannot be float8"),
-    "quantisation": ({"quantization": "awq"}, "quantization=awq was asked for"),
+    "quantisation": ({"quantization": "awq"}, "quantization=awq` was asked for"),
     "tensor parallel": ({"tensor_parallel_size": 3}, "attention heads.*3|NUMA"),
 }
 
