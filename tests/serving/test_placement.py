@@ -80,24 +80,23 @@ def test_memory_that_does_not_come_back_stops_the_next_start_on_that_gpu_only(be
     assert begin(gpus=("GPU-a",)).wait(30).state == "ready" and not (home / "state" / "memory-held.json").exists()
 
 
-def test_what_a_crash_leaves_for_a_moment_is_nobody_s_baseline(begin: Begin, cards: list[Card]) -> None:
-    server = begin(gpus=("GPU-a",)).wait(30)
-    cards[0].hold(20 * GIB)
+def crash(server: Server, card: Card) -> None:
+    """The engine dies with 20 GiB on its card."""
+    card.hold(20 * GIB)
     os.kill(server.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while server.alive and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def test_what_a_crash_leaves_for_a_moment_is_nobody_s_baseline(begin: Begin, cards: list[Card]) -> None:
+    crash(begin(gpus=("GPU-a",)).wait(30), cards[0])
     threading.Timer(1.0, cards[0].hold, [0]).start()
     assert begin(name="next", gpus=("GPU-a",)).memory_baseline == [0]
 
 
 def test_what_a_crash_leaves_for_good_stops_the_next_start(begin: Begin, cards: list[Card]) -> None:
-    server = begin(gpus=("GPU-a",)).wait(30)
-    cards[0].hold(20 * GIB)
-    os.kill(server.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while server.alive and time.monotonic() < deadline:
-        time.sleep(0.05)
+    crash(begin(gpus=("GPU-a",)).wait(30), cards[0])
     with pytest.raises(MemoryHeld, match=r"20\.0 GiB"):
         begin(name="next", gpus=("GPU-a",))
 
