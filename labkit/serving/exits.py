@@ -14,6 +14,9 @@ from pathlib import Path
 
 ROOM, ROOM_BYTES = "exit.room", 4096
 """A file that holds the place of exit.json: on a disk that has become full it is written over."""
+SWEEP_SECONDS = 0.05
+KILL_SECONDS = 10.0
+"""How long SIGKILL gets to work. A process that hangs in a driver does not die before the driver lets it go."""
 ENDING = "ending.json"
 """Written before the first signal of a stop: from then on the server counts as stopping."""
 
@@ -69,10 +72,10 @@ def write_json(path: Path, content: object) -> None:
         raise
 
 
-def write_ending(spec: Spec, reason: str) -> None:
-    """Say that the end has begun; a disk that is full is no reason not to end."""
+def write_ending(folder: Path, reason: str, mark: str) -> None:
+    """Say that the end of the start with `mark` has begun; a disk that is full is no reason not to end."""
     with suppress(OSError):
-        write_json(spec.path(ENDING), {"reason": reason, "at": time.time(), "mark": spec.mark})
+        write_json(folder / ENDING, {"reason": reason, "at": time.time(), "mark": mark})
 
 
 def write_exit(spec: Spec, ended: Exit) -> None:

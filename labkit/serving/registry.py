@@ -11,9 +11,7 @@ Covers: records, status, the processes of a server. Does not cover: starting and
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -22,7 +20,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 from ..common.files import make_folder, read_json, remove
 from ..common.refusals import told
 from ..common.settings import Settings, settings
-from .exits import ENDING, ROOM, Exit, write_json
+from .exits import ENDING, ROOM, Exit, write_ending, write_json
 from .process_table import commanded, commanded_within, descendants, is_alive, marked, process_row, process_table
 
 RECORD, SPEC = "server.json", "spec.json"
@@ -146,8 +144,7 @@ class ServerFolder:
 
     def mark_ending(self) -> None:
         """From now on it counts as stopping. On a full disk the guards' own word has to do."""
-        with suppress(OSError):
-            write_json(self.folder / ENDING, {"reason": "stopped", "at": time.time(), "mark": self._mark()})
+        write_ending(self.folder, "stopped", self._mark())
 
     def guards(self) -> list[int]:
         """The pids of watcher and keeper that are alive; by their command line where no record names them."""

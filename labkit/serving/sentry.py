@@ -12,11 +12,9 @@ import time
 from pathlib import Path
 
 from . import temporary
-from .exits import Exit, Spec, write_exit
+from .exits import KILL_SECONDS, SWEEP_SECONDS, Exit, Spec, write_exit
 from .process_table import marked, signal_process, start_ticks
 
-KILL_SECONDS = 10.0
-SWEEP_SECONDS = 0.05
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
 
 

@@ -18,9 +18,9 @@ from ..common.progress import Progress
 from ..common.refusals import FIXES
 from ..failures.verdicts import explain_files
 from ..machine import ports
+from .exits import KILL_SECONDS
 from .expectations import expected_seconds, lateness, remember
 from .lifelines import let_go
-from .supervisor import KILL_SECONDS
 
 if TYPE_CHECKING:
     from ..engines.endpoint import Endpoint

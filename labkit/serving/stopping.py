@@ -17,10 +17,9 @@ from ..common.amounts import GIB
 from ..common.progress import Progress
 from ..machine import gpu
 from . import held_memory, temporary
-from .exits import ROOM
+from .exits import KILL_SECONDS, ROOM
 from .lifelines import let_go
 from .process_table import describe, resident_bytes, signal_process
-from .supervisor import KILL_SECONDS
 
 if TYPE_CHECKING:
     from ..engines.endpoint import Endpoint

@@ -33,16 +33,13 @@ from pathlib import Path
 from types import FrameType
 
 from . import temporary
-from .exits import ROOM, ROOM_BYTES, Exit, Spec, write_ending, write_exit, write_json
+from .exits import KILL_SECONDS, ROOM, ROOM_BYTES, SWEEP_SECONDS, Exit, Spec, write_ending, write_exit, write_json
 from .process_table import MARK, descendants, signal_process, start_ticks
 from .sentry import post
 
 SET_CHILD_SUBREAPER, SET_PDEATHSIG = 36, 1
 TICK_SECONDS = 1.0
 """How often the guards look round without being woken; signals and closing pipes wake them at once."""
-SWEEP_SECONDS = 0.05
-KILL_SECONDS = 10.0
-"""How long SIGKILL gets to work. A process that hangs in a driver does not die before the driver lets it go."""
 REPEAT_SECONDS = 5.0
 """SIGTERM is said again so often: vLLM swallows one while its engine process comes up."""
 HURRY_SECONDS = 3.0
@@ -152,7 +149,7 @@ def end(guard: Guard, engine: int, reason: str) -> Exit:
 
     The grace is the spec's when somebody asked for a stop; with nobody waiting any more it is short.
     """
-    write_ending(guard.spec, reason)
+    write_ending(Path(guard.spec.folder), reason, guard.spec.mark)
     started = said = time.monotonic()
     lingering = False
     if guard.child_status is None:
